@@ -1,0 +1,55 @@
+# One target a habit. `make run` and `make test` need only Python >= 3.11 and make; they set up $(VENV) by themselves.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+RUN_READY := $(VENV)/.ready-run
+DEV_READY := $(VENV)/.ready-dev
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar on -q
+export PYTHONSAFEPATH = 1
+
+.PHONY: help run test check format bench demo proto lock clean
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "swan-serve needs Python >= 3.11; found $$($(PYTHON) --version 2>&1). Use: make PYTHON=/path/to/python3.11 run"; exit 1; }
+	@echo "== creating $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+
+$(RUN_READY): requirements/run.txt requirements/torch.txt pyproject.toml | $(BIN)/python
+	@echo "== installing the locked packages (once; about two minutes)"
+	@$(PIP) -r requirements/torch.txt
+	@$(PIP) --require-hashes --no-deps -r requirements/run.txt
+	@$(PIP) hatchling editables
+	@$(PIP) --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(DEV_READY): requirements/dev.txt $(RUN_READY)
+	@echo "== installing the locked packages for tests and checks"
+	@$(PIP) --require-hashes --no-deps -r requirements/dev.txt
+	@touch $@
+
+run: $(RUN_READY)  ## start the service on 8000 (HTTP) and 8001 (gRPC)
+	@exec $(BIN)/swan serve
+
+test: $(DEV_READY)  ## run the tests
+	$(BIN)/python -m pytest -m "not nightly" $(PYTEST_ARGS)
+
+check: $(DEV_READY)  ## lint, types, import rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(DEV_READY)  ## format and fix what can be fixed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lock: $(DEV_READY)  ## resolve the dependencies anew
+	$(BIN)/pip-compile -q --generate-hashes --allow-unsafe --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --strip-extras --no-header --unsafe-package torch -c requirements/torch.txt -o requirements/run.txt pyproject.toml
+	$(BIN)/pip-compile -q --generate-hashes --allow-unsafe --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --strip-extras --no-header --unsafe-package torch -c requirements/torch.txt -c requirements/run.txt --extra test --extra dev --extra otlp --extra parquet -o requirements/dev.txt pyproject.toml
+
+clean:  ## remove the environment and caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache dist build

@@ -1,0 +1,78 @@
+"""The seam between models and whoever serves them: arrays in, arrays and one ComputeReport per row out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from swan_runtime.budget import CalibrationTable
+from swan_runtime.report import ComputeReport
+
+Arrays = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """One declared input or output. shape: per row, without the batch dimension; -1 = any length.
+
+    datatype is the Open Inference Protocol's name (FP32, INT64, BYTES, ...); BYTES arrays have dtype object (bytes).
+    """
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """What a client may know about a model. labels: class names of the first output, if it is a classifier."""
+
+    name: str
+    version: str
+    platform: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    max_batch_size: int
+    default_deadline_s: float
+    labels: tuple[str, ...] = ()
+    description: str = ""
+    allow_nonfinite: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ModelOutput:
+    """outputs: name -> array with the batch dimension first; reports: one per row."""
+
+    outputs: Arrays
+    reports: tuple[ComputeReport, ...]
+
+
+class ServableModel(Protocol):
+    """A loaded model. `infer` may be called from several threads at once and must not touch global torch settings."""
+
+    @property
+    def spec(self) -> ModelSpec: ...
+
+    @property
+    def table(self) -> CalibrationTable | None:
+        """None for a model without gates: it has one budget, 1.0."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Identifies the weights, for caches of what was measured on them."""
+
+    def warm_up(self) -> None:
+        """Compile and touch everything, so that the first request is as fast as the second."""
+
+    def example(self, rows: int) -> Arrays:
+        """`rows` realistic input rows, for profiling and warm-up."""
+
+    def infer(self, inputs: Arrays, budgets: NDArray[np.float64]) -> ModelOutput:
+        """inputs: name -> [rows, ...]; budgets: [rows]. Rows are independent: any batch equals its rows one by one.
+
+        Raises swan_runtime.errors.InvalidInputError for a value the model refuses.
+        """

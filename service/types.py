@@ -1,0 +1,137 @@
+"""Values that cross the service's inner borders. Everything here is data; nothing imports a sibling."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from swan_runtime.report import ComputeReport
+
+Arrays = Mapping[str, NDArray[Any]]
+ParameterValue = bool | int | float | str
+
+
+class DeadlinePolicy(StrEnum):
+    """What to do when the deadline cannot be met at the wanted quality."""
+
+    DEGRADE = "degrade"  # lower the budget down to the floor, refuse below it
+    REJECT = "reject"  # refuse rather than lower the budget
+    BEST_EFFORT = "best_effort"  # lower the budget down to the floor, then answer late rather than never
+
+
+class LimitedBy(StrEnum):
+    """Why the budget of an answer is below 1."""
+
+    NONE = "none"
+    LOAD = "load"
+    REQUEST = "request"
+    OPERATOR = "operator"
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """The budgets a request accepts: `minimum` <= budget <= `maximum`; equal for a pinned request."""
+
+    minimum: float = 0.0
+    maximum: float = 1.0
+
+    @property
+    def pinned(self) -> bool:
+        return self.minimum == self.maximum
+
+
+@dataclass(frozen=True, slots=True)
+class Contract:
+    """How a request wants to be scheduled.
+
+    timeout_s: relative deadline in seconds, None = the model's default. priority: 1 highest, 0 = default class.
+    tenant: who pays for the MACs ("" when tenants are not told apart).
+    """
+
+    timeout_s: float | None = None
+    priority: int = 0
+    quality: Quality = field(default_factory=Quality)
+    deadline_policy: DeadlinePolicy = DeadlinePolicy.DEGRADE
+    tenant: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One admitted-or-not request as the scheduler sees it: decoded, validated, `rows` rows of one model version.
+
+    arrival_s: monotonic clock when the first byte was seen; the deadline counts from here.
+    """
+
+    model: str
+    version: str
+    inputs: Arrays
+    rows: int
+    contract: Contract
+    arrival_s: float
+    request_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """The scheduler's answer. outputs: name -> [rows, ...]; one report per row; times in seconds."""
+
+    outputs: Arrays
+    reports: tuple[ComputeReport, ...]
+    budget: float
+    limited_by: LimitedBy
+    quality_expected: float | None
+    queue_s: float
+    compute_s: float
+    batch_size: int
+    deadline_met: bool
+
+
+@dataclass(frozen=True, slots=True)
+class OutputRequest:
+    """One output a client asked for. classification: 0 = the tensor itself, k = its k best classes."""
+
+    name: str
+    classification: int = 0
+    binary: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class InferRequest:
+    """A decoded request, protocol-free. inputs still carry the client's shapes, batch dimension included.
+
+    deadline_s: relative transport deadline (gRPC deadline, x-request-timeout-seconds), None if there was none.
+    """
+
+    model: str
+    version: str
+    id: str
+    inputs: Arrays
+    datatypes: Mapping[str, str]
+    outputs: tuple[OutputRequest, ...]
+    parameters: Mapping[str, ParameterValue]
+    arrival_s: float
+    deadline_s: float | None = None
+    tenant: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class OutputTensor:
+    name: str
+    datatype: str
+    array: NDArray[np.generic] | NDArray[np.object_]
+
+
+@dataclass(frozen=True, slots=True)
+class InferResponse:
+    """What the encoders turn into bytes; parameters carry the compute and quality of the answer."""
+
+    model: str
+    version: str
+    id: str
+    outputs: tuple[OutputTensor, ...]
+    parameters: Mapping[str, ParameterValue]
