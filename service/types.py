@@ -90,6 +90,21 @@ class Completion:
     batch_size: int
     deadline_met: bool
 
+    @property
+    def macs(self) -> int:
+        """MACs executed for the whole request, gates included: what `compute_macs` and the metrics both say."""
+        return sum(report.macs for report in self.reports)
+
+    @property
+    def macs_dense(self) -> int:
+        """MACs that the model without gates would have executed for the whole request."""
+        return sum(report.macs_dense for report in self.reports)
+
+    @property
+    def activity(self) -> float:
+        """Measured share of gated units that ran, mean over rows."""
+        return sum(report.activity for report in self.reports) / len(self.reports) if self.reports else 1.0
+
 
 @dataclass(frozen=True, slots=True)
 class OutputRequest:
