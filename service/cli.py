@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 COMMANDS: dict[str, tuple[str, str]] = {
     "serve": ("service.commands.serve", "Start the service: HTTP and gRPC, all packaged models."),
     "infer": ("service.commands.infer", "Send an image, text or array to a running service and show the answer."),
+    "keys": ("service.commands.keys", "Create, list and revoke API keys."),
     "models": ("service.commands.models", "List model packages with their quality and compute curves."),
     "gate": ("service.commands.gate", "Gate a trained dense torch model without training and package it."),
     "calibrate": ("service.commands.calibrate", "Recalibrate a package on your own data."),

@@ -1,0 +1,138 @@
+"""Structured logs: JSON for machines, text for people; every line carries the request id; the access log is sampled."""
+
+from __future__ import annotations
+
+import logging
+import random
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, TextIO
+
+import structlog
+from structlog.typing import FilteringBoundLogger, Processor
+
+MAX_FIELD_CHARS = 256  # a client's string in a log line is cut here
+OWN_LOGGERS = ("swan", "uvicorn", "asyncio")
+
+
+class LogFormat(StrEnum):
+    JSON = "json"
+    HUMAN = "human"
+    AUTO = "auto"  # HUMAN on a terminal, else JSON
+
+
+def configure(level: str = "info", log_format: LogFormat = LogFormat.AUTO, stream: TextIO | None = None) -> None:
+    """Set up structlog and route uvicorn's and asyncio's own loggers through it; Ray keeps its own files.
+
+    Called once by the composition root of a process. level: debug, info, warning or error. Raises ValueError on others.
+    """
+    number = logging.getLevelNamesMapping().get(level.upper())
+    if number is None:
+        raise ValueError(f"log level {level!r}: expected debug, info, warning or error")
+    out = stream or sys.stderr
+    human = log_format is LogFormat.HUMAN or (log_format is LogFormat.AUTO and out.isatty())
+    shared = _shared_processors(human)
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        wrapper_class=structlog.make_filtering_bound_logger(number),
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=False,
+    )
+    renderer: Processor = (
+        structlog.dev.ConsoleRenderer(colors=human and out.isatty()) if human else structlog.processors.JSONRenderer()
+    )
+    handler = logging.StreamHandler(out)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, _cut_long_strings, renderer],
+        )
+    )
+    for name in OWN_LOGGERS:
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = [handler], False
+        logger.setLevel(number)
+
+
+def _shared_processors(human: bool) -> list[Processor]:
+    processors: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    # ConsoleRenderer draws tracebacks itself; JSON wants them as one string
+    return processors if human else [*processors, structlog.processors.format_exc_info]
+
+
+def _cut_long_strings(logger: Any, name: str, event: Any) -> Any:
+    """A client's string may be long or hold control characters: neither may break up or flood the log."""
+    for key, value in event.items():
+        if isinstance(value, str) and key not in ("exception", "event", "timestamp"):
+            event[key] = "".join(c if c.isprintable() else "\ufffd" for c in value[:MAX_FIELD_CHARS])
+    return event
+
+
+def get(name: str) -> FilteringBoundLogger:
+    """The logger of one module: `log.get("scheduler").info("shed", model=..., age_s=...)`."""
+    logger: FilteringBoundLogger = structlog.get_logger(f"swan.{name}")
+    return logger
+
+
+@contextmanager
+def request_context(request_id: str, **fields: str) -> Iterator[None]:
+    """Every line logged inside, also from tasks started inside, carries request_id and the fields."""
+    with structlog.contextvars.bound_contextvars(request_id=request_id, **fields):
+        yield
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """One answered request. status: HTTP status or gRPC status name; duration_s from first byte to answer."""
+
+    protocol: str
+    method: str
+    route: str
+    status: int | str
+    duration_s: float
+    request_id: str
+    tenant: str = ""
+
+    @property
+    def failed(self) -> bool:
+        """The service's own failures; a client's mistake (4xx) is sampled like a success."""
+        if isinstance(self.status, int):
+            return self.status >= 500 and self.status != 503
+        return self.status in ("INTERNAL", "UNKNOWN", "DATA_LOSS")
+
+
+class AccessLog:
+    """A sampled access log: every failure, and `ratio` of the rest (0 none, 1 all). One line costs about 20 us."""
+
+    def __init__(self, ratio: float, seed: int | None = None) -> None:
+        if not 0.0 <= ratio <= 1.0:
+            raise ValueError(f"access log ratio {ratio!r}: expected 0 to 1")
+        self._ratio = ratio
+        self._random = random.Random(seed)
+        self._log = get("access")
+
+    def record(self, access: Access, extra: Mapping[str, Any] | None = None) -> bool:
+        """Log it or not; returns whether it was logged."""
+        if not access.failed and (self._ratio == 0.0 or self._random.random() >= self._ratio):
+            return False
+        write = self._log.error if access.failed else self._log.info
+        write(
+            "request",
+            protocol=access.protocol,
+            method=access.method,
+            route=access.route,
+            status=access.status,
+            duration_ms=round(access.duration_s * 1e3, 3),
+            request_id=access.request_id,
+            **({"tenant": access.tenant} if access.tenant else {}),
+            **(extra or {}),
+        )
+        return True
