@@ -1,0 +1,115 @@
+"""The public ops: tensors and a mask in, the result and the name of the kernel that served out."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from swan_runtime.errors import InvalidInputError
+from swan_runtime.kernels import reference
+from swan_runtime.kernels.activations import activate
+from swan_runtime.kernels.checks import check_tensor, check_threads, describe
+from swan_runtime.kernels.weights import ConvWeights, GluWeights, MlpWeights
+
+
+class KernelResult(NamedTuple):
+    """y: float32 result. kernel: name of the kernel that computed it."""
+
+    y: Tensor
+    kernel: str
+
+
+def mlp(x: Tensor, mask: Tensor, w: MlpWeights, *, kernel: str | None = None, threads: int = 1) -> KernelResult:
+    """x float32 [B, D], mask bool [B, F] (own mask a row) -> y float32 [B, O]."""
+    return _rows(x, mask, w, kernel, threads)
+
+
+def glu(x: Tensor, mask: Tensor, w: GluWeights, *, kernel: str | None = None, threads: int = 1) -> KernelResult:
+    """As mlp, for gated units."""
+    return _rows(x, mask, w, kernel, threads)
+
+
+def _rows(x: Tensor, mask: Tensor, w: MlpWeights | GluWeights, kernel: str | None, threads: int) -> KernelResult:
+    x = check_tensor(x, "x", torch.float32, (None, w.inputs))
+    mask = check_tensor(mask, "mask", torch.bool, (x.shape[0], w.units))
+    check_threads(threads)
+    if kernel not in (None, "reference"):
+        raise InvalidInputError("kernel", "reference", repr(kernel))
+    return KernelResult(reference.rows(x, mask, w), "reference")
+
+
+def mlp_shared(
+    x: Tensor,
+    mask: Tensor,
+    w: MlpWeights | GluWeights,
+    *,
+    offsets: Tensor | None = None,
+    kernel: str | None = None,
+    threads: int = 1,
+) -> KernelResult:
+    """The rows (tokens, pixels) of one request share its mask. mask bool [R, F], one a request.
+
+    x float32 [R, M, D] -> y [R, M, O]; or ragged: x [T, D] with offsets int64 [R + 1], request i owns rows
+    offsets[i]..offsets[i + 1] -> y [T, O]. Serves MlpWeights and GluWeights.
+    """
+    check_threads(threads)
+    mask = check_tensor(mask, "mask", torch.bool, (None, w.units))
+    if offsets is None:
+        x = check_tensor(x, "x", torch.float32, (mask.shape[0], None, w.inputs))
+        bounds = [i * x.shape[1] for i in range(mask.shape[0] + 1)]
+    else:
+        x = check_tensor(x, "x", torch.float32, (None, w.inputs))
+        bounds = _bounds(offsets, mask.shape[0], x.shape[0])
+    flat = x.reshape(-1, w.inputs)
+    y = torch.empty(flat.shape[0], w.outputs)
+    for request in range(mask.shape[0]):
+        part = slice(bounds[request], bounds[request + 1])
+        _gather_gemm(flat[part], mask[request], w, y[part])
+    return KernelResult(y.view(*x.shape[:-1], w.outputs), "gather")
+
+
+def conv(
+    x: Tensor,
+    mask: Tensor,
+    w: ConvWeights,
+    *,
+    beta: Tensor | None = None,
+    kernel: str | None = None,
+    threads: int = 1,
+) -> KernelResult:
+    """x float32 [B, C, H, W], mask bool [B, K] (own mask a sample) -> y [B, O, H'', W'']. beta [B, K]: meta-ACON."""
+    x = check_tensor(x, "x", torch.float32, (None, w.inputs, None, None))
+    mask = check_tensor(mask, "mask", torch.bool, (x.shape[0], w.units))
+    check_threads(threads)
+    if beta is not None:
+        if w.acon is None:
+            raise InvalidInputError("beta", "none: the activation has no switching factor", describe(beta))
+        beta = check_tensor(beta, "beta", torch.float32, (x.shape[0], w.units))
+    if kernel not in (None, "reference"):
+        raise InvalidInputError("kernel", "reference", repr(kernel))
+    return KernelResult(reference.conv(x, mask, w, beta), "reference")
+
+
+def _bounds(offsets: Tensor, requests: int, rows: int) -> list[int]:
+    bounds: list[int] = check_tensor(offsets, "offsets", torch.int64, (requests + 1,)).tolist()
+    if bounds[0] != 0 or bounds[-1] != rows or any(a > b for a, b in pairwise(bounds)):
+        raise InvalidInputError("offsets", f"ascending from 0 to {rows}", str(bounds))
+    return bounds
+
+
+def _gather_gemm(x: Tensor, mask: Tensor, w: MlpWeights | GluWeights, out: Tensor) -> None:
+    """Copy the active units' rows once, then dense products over them: pays from about 16 rows."""
+    index = mask.nonzero().flatten()
+    if index.numel() == 0:
+        out.copy_(w.down_bias.expand_as(out))
+        return
+    h = F.linear(x, w.up[index], w.up_bias[index])
+    if isinstance(w, GluWeights):
+        h = activate(F.linear(x, w.gate[index], w.gate_bias[index]), w.activation) * h
+    else:
+        h = activate(h, w.activation)
+    torch.addmm(w.down_bias, h.sub_(w.mean[index]), w.down_t[index], out=out)

@@ -1,0 +1,284 @@
+"""Packed weights, frozen, built once at hardening.
+
+Layout rule: the skipped axis is the outer, contiguous one, so that a unit that does not run costs no memory traffic.
+Means are folded here: an off unit contributes its calibrated mean, which is y = (b + W mean) + sum_active (h - mean) W.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from swan_runtime.errors import InvalidInputError
+from swan_runtime.kernels.activations import CODES, check_activation
+from swan_runtime.kernels.checks import check_tensor
+
+TILE = 128  # columns of the down matrix per tile: 8 AVX-512 accumulators (gating.md section 4 measured 128)
+
+
+def tile_columns(down_t: Tensor) -> Tensor:
+    """[F, O] -> flat [ceil(O/128)][F][128], zero-padded: the accumulators of one tile fit in registers."""
+    units, outputs = down_t.shape
+    tiles = -(-outputs // TILE)
+    padded = F.pad(down_t, (0, tiles * TILE - outputs))
+    return padded.view(units, tiles, TILE).transpose(0, 1).contiguous().view(-1)
+
+
+def _frozen(value: Tensor | None, name: str, shape: tuple[int | None, ...]) -> Tensor:
+    """A contiguous detached float32 copy; None becomes zeros."""
+    if value is None:
+        return torch.zeros([size or 0 for size in shape])
+    return check_tensor(value.detach(), name, torch.float32, shape).clone(memory_format=torch.contiguous_format)
+
+
+@dataclass(frozen=True, eq=False)
+class MlpWeights:
+    """y = down_bias + sum over active units j of (act(up[j] . x + up_bias[j]) - mean[j]) * down_t[j].
+
+    up [F, D], up_bias [F], down_t [F, O], down_bias [O] with the means folded in, mean [F].
+    down_tiled: the same down matrix for the many-rows kernels, see tile_columns.
+    """
+
+    up: Tensor
+    up_bias: Tensor
+    down_t: Tensor
+    down_bias: Tensor
+    mean: Tensor
+    activation: str
+    down_tiled: Tensor = field(repr=False)
+    cache: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    @staticmethod
+    def pack(
+        up: Tensor,
+        up_bias: Tensor | None,
+        down: Tensor,
+        down_bias: Tensor | None,
+        mean: Tensor | None = None,
+        *,
+        activation: str,
+    ) -> MlpWeights:
+        """From two nn.Linear: up [F, D], down [O, F], biases as they are (not folded), mean [F] or None for zero."""
+        up = _frozen(up, "up", (None, None))
+        units = up.shape[0]
+        down = _frozen(down, "down", (None, units))
+        mean = _frozen(mean, "mean", (units,))
+        bias = _frozen(down_bias, "down_bias", (down.shape[0],))
+        down_t = down.t().contiguous()
+        return MlpWeights(
+            up=up,
+            up_bias=_frozen(up_bias, "up_bias", (units,)),
+            down_t=down_t,
+            down_bias=_fold(bias, down, mean),
+            mean=mean,
+            activation=check_activation(activation),
+            down_tiled=tile_columns(down_t),
+        )
+
+    @property
+    def units(self) -> int:
+        return self.up.shape[0]
+
+    @property
+    def inputs(self) -> int:
+        return self.up.shape[1]
+
+    @property
+    def outputs(self) -> int:
+        return self.down_t.shape[1]
+
+
+@dataclass(frozen=True, eq=False)
+class GluWeights:
+    """As MlpWeights with a gated unit: act(gate[j] . x + gate_bias[j]) * (up[j] . x + up_bias[j]). gate, up [F, D]."""
+
+    gate: Tensor
+    gate_bias: Tensor
+    up: Tensor
+    up_bias: Tensor
+    down_t: Tensor
+    down_bias: Tensor
+    mean: Tensor
+    activation: str
+    down_tiled: Tensor = field(repr=False)
+    cache: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    @staticmethod
+    def pack(
+        gate: tuple[Tensor, Tensor | None],
+        up: tuple[Tensor, Tensor | None],
+        down: tuple[Tensor, Tensor | None],
+        mean: Tensor | None = None,
+        *,
+        activation: str,
+    ) -> GluWeights:
+        """From three nn.Linear as (weight, bias or None): gate, up [F, D], down [O, F]; mean [F] or None for zero."""
+        gate_matrix = _frozen(gate[0], "gate", (None, None))
+        units, inputs = gate_matrix.shape
+        matrix = _frozen(down[0], "down", (None, units))
+        mean = _frozen(mean, "mean", (units,))
+        down_t = matrix.t().contiguous()
+        return GluWeights(
+            gate=gate_matrix,
+            gate_bias=_frozen(gate[1], "gate_bias", (units,)),
+            up=_frozen(up[0], "up", (units, inputs)),
+            up_bias=_frozen(up[1], "up_bias", (units,)),
+            down_t=down_t,
+            down_bias=_fold(_frozen(down[1], "down_bias", (matrix.shape[0],)), matrix, mean),
+            mean=mean,
+            activation=check_activation(activation),
+            down_tiled=tile_columns(down_t),
+        )
+
+    @property
+    def units(self) -> int:
+        return self.up.shape[0]
+
+    @property
+    def inputs(self) -> int:
+        return self.up.shape[1]
+
+    @property
+    def outputs(self) -> int:
+        return self.down_t.shape[1]
+
+
+@dataclass(frozen=True, eq=False)
+class Acon:
+    """Per-channel ACON-C parameters, each [K]; beta can be replaced per sample at the call (meta-ACON)."""
+
+    p1: Tensor
+    p2: Tensor
+    beta: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class ConvWeights:
+    """A residual block's two convolutions around K gated middle channels (groups 1, dilation 1, second stride 1).
+
+    up [K, C, kh, kw], up_bias [K] (BatchNorm folded by the caller), stride and padding of the first convolution;
+    down_t [K, kh, kw, O] with its own padding; down_bias [O] not folded: see `fold`; mean [K].
+    """
+
+    up: Tensor
+    up_bias: Tensor
+    down_t: Tensor
+    down_bias: Tensor
+    mean: Tensor
+    activation: str
+    stride: int
+    padding: int
+    down_padding: int
+    acon: Acon | None = None
+    cache: dict[Any, Any] = field(default_factory=dict, repr=False)
+
+    @staticmethod
+    def pack(
+        up: tuple[Tensor, Tensor | None],
+        down: tuple[Tensor, Tensor | None],
+        mean: Tensor | None = None,
+        *,
+        activation: str,
+        stride: int = 1,
+        padding: tuple[int, int] = (1, 1),
+        acon: Acon | None = None,
+    ) -> ConvWeights:
+        """From two nn.Conv2d as (weight, bias or None): up [K, C, kh, kw], down [O, K, kh, kw]; padding: (up, down)."""
+        check_activation(activation, tuple(CODES))
+        matrix = _frozen(up[0], "up", (None, None, None, None))
+        units = matrix.shape[0]
+        second = _frozen(down[0], "down", (None, units, None, None))
+        if (activation == "acon") != (acon is not None):
+            raise InvalidInputError("acon", "parameters exactly when activation is 'acon'", activation)
+        if acon is not None:
+            acon = Acon(
+                *(_frozen(value, name, (units,)) for name, value in zip(("p1", "p2", "beta"), _acon(acon), strict=True))
+            )
+        return ConvWeights(
+            up=matrix,
+            up_bias=_frozen(up[1], "up_bias", (units,)),
+            down_t=second.permute(1, 2, 3, 0).contiguous(),
+            down_bias=_frozen(down[1], "down_bias", (second.shape[0],)),
+            mean=_frozen(mean, "mean", (units,)),
+            activation=activation,
+            stride=stride,
+            padding=padding[0],
+            down_padding=padding[1],
+            acon=acon,
+        )
+
+    @property
+    def units(self) -> int:
+        return self.up.shape[0]
+
+    @property
+    def inputs(self) -> int:
+        return self.up.shape[1]
+
+    @property
+    def outputs(self) -> int:
+        return self.down_t.shape[3]
+
+    def down(self) -> Tensor:
+        """The second convolution's weight as torch wants it, [O, K, kh, kw] (a view)."""
+        return self.down_t.permute(3, 0, 1, 2)
+
+    def middle_size(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width between the two convolutions for an input of that size."""
+        rows = (height + 2 * self.padding - self.up.shape[2]) // self.stride + 1
+        columns = (width + 2 * self.padding - self.up.shape[3]) // self.stride + 1
+        return rows, columns
+
+    def fold(self, height: int, width: int) -> Tensor:
+        """[O, H', W']: what the block yields with every unit off, for a middle map of height x width.
+
+        A map, not a constant per channel: at the border the zero padding cuts off part of the mean's contribution.
+        """
+        key = ("fold", height, width)
+        if key not in self.cache:
+            plane = self.mean.view(1, -1, 1, 1).expand(1, -1, height, width)
+            self.cache[key] = F.conv2d(plane, self.down(), self.down_bias, padding=self.down_padding)[0].contiguous()
+        value: Tensor = self.cache[key]
+        return value
+
+
+@dataclass(frozen=True, eq=False)
+class GateWeights:
+    """The low-rank unit gate: scores = (x p) q^T + bias. p [D, r], q_t [r, F] (transposed once), bias [F]."""
+
+    p: Tensor
+    q_t: Tensor
+    bias: Tensor
+    cache: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    @staticmethod
+    def pack(p: Tensor, q: Tensor, bias: Tensor | None = None) -> GateWeights:
+        """p [D, r], q [F, r], bias [F] or None for zero."""
+        projection = _frozen(p, "p", (None, None))
+        rows = _frozen(q, "q", (None, projection.shape[1]))
+        return GateWeights(projection, rows.t().contiguous(), _frozen(bias, "bias", (rows.shape[0],)))
+
+    @property
+    def rank(self) -> int:
+        return self.p.shape[1]
+
+    @property
+    def units(self) -> int:
+        return self.q_t.shape[1]
+
+    @property
+    def inputs(self) -> int:
+        return self.p.shape[0]
+
+
+def _acon(acon: Acon) -> tuple[Tensor, Tensor, Tensor]:
+    return acon.p1, acon.p2, acon.beta
+
+
+def _fold(bias: Tensor, down: Tensor, mean: Tensor) -> Tensor:
+    """b + W mean, summed in float64: the fold must not be the place where precision is lost."""
+    return (bias.double() + down.double() @ mean.double()).float()
