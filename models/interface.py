@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,4 +75,15 @@ class ServableModel(Protocol):
         """inputs: name -> [rows, ...]; budgets: [rows]. Rows are independent: any batch equals its rows one by one.
 
         Raises swan_runtime.errors.InvalidInputError for a value the model refuses.
+        """
+
+
+@runtime_checkable
+class ShowsUnits(Protocol):
+    """Optional for a ServableModel: which units run for an input. For people to look at, off the serving path."""
+
+    def fired_units(self, inputs: Arrays, budget: float) -> Mapping[str, NDArray[np.float32]]:
+        """inputs: one row, as for `infer`. Returns layer name (as in the reports) -> [units].
+
+        The value is the share of the row's masks in which the unit ran: 0 or 1 where a row has one mask.
         """
