@@ -1,0 +1,66 @@
+# The one image of swan-serve: `docker run` starts the service, KubeRay starts head and workers from it.
+# CPU by default. The CPU build of torch does not live on the default index: pass its index, or a wheel directory, in
+# TORCH_PIP_ARGS (deploy/README.md shows both); the GPU build needs nothing but TORCH=cuda.
+ARG PYTHON_IMAGE=python:3.11-slim
+
+FROM ${PYTHON_IMAGE} AS build
+ARG TORCH=cpu
+ARG TORCH_PIP_ARGS=""
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PYTHONDONTWRITEBYTECODE=1
+RUN apt-get update && apt-get install -y --no-install-recommends g++ && rm -rf /var/lib/apt/lists/*
+RUN python -m venv /opt/venv
+ENV PATH=/opt/venv/bin:$PATH
+COPY requirements/torch.txt requirements/run.txt /src/requirements/
+# NOTE: one layer, so that what is deleted is never stored. What goes is only used to build or test torch and ray:
+# torch/include and torch/test, ray's Java and RLlib. torch_shm_manager stays, `import torch` looks for it.
+RUN pip install -q ${TORCH_PIP_ARGS} -r /src/requirements/torch.txt \
+    && if [ "$TORCH" = cpu ] && pip list --format=freeze | grep -qi '^nvidia-'; then \
+         echo "this torch is the GPU build: pass TORCH_PIP_ARGS for the CPU one, or TORCH=cuda"; exit 1; fi \
+    && pip install -q --require-hashes --no-deps -r /src/requirements/run.txt \
+    && cd /opt/venv/lib/python3*/site-packages \
+    && rm -rf torch/test torch/include ray/jars ray/rllib caffe2 torchgen/packaged \
+    && find torch/bin -type f ! -name torch_shm_manager -delete \
+    && find . -type d -name tests -path '*/numba/*' -prune -exec rm -rf {} + \
+    && find . -type d -name __pycache__ -prune -exec rm -rf {} +
+COPY pyproject.toml README.md LICENSE /src/
+COPY swan_runtime /src/swan_runtime
+COPY models /src/models
+COPY service /src/service
+COPY loadtests /src/loadtests
+COPY benchmarks /src/benchmarks
+RUN pip install -q hatchling && pip install -q --no-deps --no-build-isolation /src && pip uninstall -q -y hatchling
+# Warm what can be warm: kernels compiled, profiles of the packaged models measured once.
+ENV SWAN_CACHE_DIR=/opt/swan-cache PYTHONSAFEPATH=1
+COPY deploy/image/warm.py /src/warm.py
+RUN python /src/warm.py && chmod -R a+rX /opt/swan-cache
+
+FROM ${PYTHON_IMAGE}
+ARG VERSION=0.1.0
+LABEL org.opencontainers.image.title="swan-serve" \
+      org.opencontainers.image.description="Adaptive-compute inference serving: gated networks under a load-driven budget" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}"
+# bash, wget and grep: KubeRay's worker readiness probe runs them. procps gives Ray `ps`.
+RUN apt-get update && apt-get install -y --no-install-recommends bash wget grep procps \
+    && rm -rf /var/lib/apt/lists/* \
+    && (getent group 1000 || groupadd -g 1000 swan) && (getent passwd 1000 || useradd -u 1000 -g 1000 -d /tmp -M swan)
+COPY --from=build /opt/venv /opt/venv
+COPY --from=build /opt/swan-cache /opt/swan-cache
+COPY deploy/base/serve-config.yaml /etc/swan/serve-config.yaml
+ENV PATH=/opt/venv/bin:$PATH \
+    PYTHONSAFEPATH=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1 \
+    HOME=/tmp \
+    SWAN_CACHE_SEED_DIR=/opt/swan-cache \
+    SWAN_CACHE_DIR=/tmp/swan-cache \
+    RAY_USAGE_STATS_ENABLED=0 \
+    RAY_SERVE_ENABLE_HA_PROXY=1 \
+    RAY_SERVE_THROUGHPUT_OPTIMIZED=1
+USER 1000:1000
+WORKDIR /tmp
+EXPOSE 8000 8001
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=3s --start-period=90s --retries=3 \
+    CMD ["wget", "-q", "-O", "/dev/null", "http://127.0.0.1:8000/v2/health/ready"]
+ENTRYPOINT ["swan", "serve", "--config", "/etc/swan/serve-config.yaml", "--host", "0.0.0.0"]
