@@ -1,0 +1,1 @@
+"""The budget law: pure decisions, standard library only, clock injected. The scheduler is the loop around it."""

@@ -1,0 +1,60 @@
+"""Batch-aware shedding: the fewest and least important requests to drop so that the rest can be on time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from heapq import heappop, heappush
+
+from service.control.drain import Lane, Machine
+from service.control.types import QueuedItem
+
+# least important class first, in it the costliest item, of these the newest: it is told early, and may try elsewhere
+_Candidate = tuple[int, float, int, QueuedItem]
+
+
+@dataclass(slots=True)
+class _Batch:
+    """A batch being filled, and the seconds it may take before its first item is late."""
+
+    rows: int = 0
+    seconds: float = 0.0
+    allowed_s: float = 0.0
+
+
+def shed_to_feasible(lanes: Sequence[Lane], machine: Machine) -> list[QueuedItem]:
+    """Items to remove so that the rest, batched and each at its floor, is on time (after Moore and Hodgson 1968).
+
+    Walks in EDF order; when a batch would be late, drops the worst candidate seen so far until it is not.
+    """
+    queued = sorted(((item, lane) for lane in lanes for item in lane.items), key=_order)
+    left = {id(lane): sum([item.rows for item in lane.items]) for lane in lanes}
+    open_batches: dict[tuple[int, object], _Batch] = {}
+    candidates: list[_Candidate] = []
+    shed: list[QueuedItem] = []
+    work_s = machine.residual_s
+    for item, lane in queued:
+        key = (id(lane), item.group)
+        per_row = lane.floor_seconds_per_row(item)
+        cost = per_row * item.rows
+        batch = open_batches.get(key)
+        if batch is None or batch.rows + item.rows > lane.batch:
+            batch = _Batch(allowed_s=item.deadline_s - lane.guard_s - machine.now_s - work_s / machine.workers)
+        planned = max(batch.seconds + cost, per_row * min(lane.batch, left[key[0]]) if not batch.rows else 0.0)
+        left[key[0]] -= item.rows
+        heappush(candidates, (-item.priority, -cost, -item.sequence, item))
+        work_s += cost
+        while planned > batch.allowed_s and shed[-1:] != [item]:
+            _, negative_cost, _, dropped = heappop(candidates)
+            shed.append(dropped)
+            work_s += negative_cost
+            batch.allowed_s -= negative_cost / machine.workers
+        if shed[-1:] != [item]:
+            batch.rows += item.rows
+            batch.seconds += cost
+            open_batches[key] = batch
+    return shed
+
+
+def _order(entry: tuple[QueuedItem, Lane]) -> tuple[float, int]:
+    return entry[0].deadline_s, entry[0].sequence
