@@ -1,0 +1,1 @@
+"""`swan serve`: a private Ray with Ray Serve in it; shows progress, drains on a signal, leaves nothing behind."""

@@ -1,0 +1,185 @@
+"""A private Ray with Ray Serve in it, as children of this process: start, deploy, wait until ready, stop, leave nothing."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+
+from service.launcher.preflight import CannotStart
+from service.launcher.serve_file import ServeFile
+
+OBJECT_STORE_BYTES = 80 << 20  # nothing travels through it: requests are answered where they arrive
+PROXY_START_TIMEOUT_S = 30.0
+POLL_S = 0.05
+PR_SET_CHILD_SUBREAPER = 36
+
+
+class ProxyFailed(CannotStart):
+    """The ingress proxy did not come up."""
+
+
+class StopRequested(Exception):
+    """A signal arrived while starting."""
+
+
+class Cluster:
+    """One start and one stop. `stopping` is asked between the steps of a start."""
+
+    def __init__(self, directory: Path, environment: Mapping[str, str], stopping: Callable[[], bool]) -> None:
+        self._directory = directory
+        self._stopping = stopping
+        self._client: Any = None
+        adopt_orphans()
+        os.environ.update(environment)
+
+    def start_ray(self, cpus: float) -> None:
+        import ray
+
+        ray.init(
+            address="local",
+            num_cpus=cpus,
+            include_dashboard=False,
+            _temp_dir=str(self._directory / "ray"),
+            object_store_memory=OBJECT_STORE_BYTES,
+            log_to_driver=False,
+            logging_level="ERROR",
+            namespace="serve",
+        )
+        self._check_stop()
+
+    def start_serve(self, file: ServeFile) -> None:
+        """Raises ProxyFailed if the ingress does not listen, CannotStart for a config file that Ray Serve refuses."""
+        from ray.serve._private.api import serve_start
+        from ray.serve.schema import ServeDeploySchema
+
+        schema = parse_schema(file, ServeDeploySchema)
+        try:
+            self._client = serve_start(
+                http_options={**dict(file.content.get("http_options", {})), "location": "EveryNode"},
+                grpc_options=dict(file.content.get("grpc_options", {})),
+                global_logging_config=schema.logging_config,
+            )
+        except Exception as error:
+            raise ProxyFailed(f"the ingress proxy did not start: {_first_line(error)}") from error
+        self._check_stop()
+        self._client.deploy_apps(schema)
+
+    def wait_until_running(self, application: str, on_change: Callable[[str], None]) -> None:
+        """Return once every replica is up. Raises CannotStart with the replica's own words if one cannot start."""
+        last = ""
+        while True:
+            self._check_stop()
+            status = self._client.get_serve_status(application).app_status
+            if status.status != last:
+                last = status.status
+                on_change(str(status.status.value).lower())
+            if status.status == "RUNNING":
+                return
+            if status.status in ("DEPLOY_FAILED", "UNHEALTHY"):
+                raise CannotStart(f"a replica does not start: {_cause(status.message)} (logs: {self.logs})")
+            time.sleep(POLL_S)
+
+    def wait_until_ready(self, url: str) -> None:
+        """Return once the ingress answers ready: the proxy learns of new replicas a moment after they run."""
+        deadline = time.monotonic() + PROXY_START_TIMEOUT_S
+        with httpx.Client(trust_env=False, timeout=5.0) as client:
+            while time.monotonic() < deadline:
+                self._check_stop()
+                try:
+                    if client.get(f"{url}/v2/health/ready").status_code == 200:
+                        return
+                except httpx.TransportError:
+                    pass
+                time.sleep(POLL_S)
+        raise ProxyFailed(f"the ingress proxy does not answer at {url} (logs: {self.logs})")
+
+    def drain(self, application: str) -> None:
+        """Stop taking requests and answer those in flight, within the deployment's graceful_shutdown_timeout_s."""
+        self._client.delete_apps([application], blocking=True)
+
+    def stop(self) -> None:
+        """End every process that was started and remove the private directory; safe at any point of a start."""
+        ray = sys.modules.get("ray")
+        if ray is not None and ray.is_initialized():
+            if self._client is not None:
+                self._client.shutdown(timeout_s=10.0)
+            ray.shutdown()
+        end_children()
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+    @property
+    def logs(self) -> Path:
+        return self._directory / "ray" / "session_latest" / "logs"
+
+    def _check_stop(self) -> None:
+        if self._stopping():
+            raise StopRequested
+
+
+def parse_schema(file: ServeFile, schema: Any) -> Any:
+    """The file as Ray Serve's schema. Ray accepts unknown keys silently, so they are refused here."""
+    sections = {
+        "": (file.content, schema),
+        "applications[0].": (file.application, _item_type(schema, "applications")),
+    }
+    sections["applications[0].deployments[0]."] = (
+        file.deployment,
+        _item_type(sections["applications[0]."][1], "deployments"),
+    )
+    for prefix, (content, model) in sections.items():
+        unknown = sorted(set(content) - set(model.model_fields))
+        if unknown:
+            raise CannotStart(
+                f"config: {prefix}{unknown[0]}: unknown key; known: {', '.join(sorted(model.model_fields))}"
+            )
+    try:
+        return schema.model_validate(file.content)
+    except ValueError as error:
+        raise CannotStart(f"config: {_first_line(error)}") from None
+
+
+def _item_type(schema: Any, field: str) -> Any:
+    return schema.model_fields[field].annotation.__args__[0]
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def _cause(message: str) -> str:
+    """The last line of a replica's traceback: the exception itself."""
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    return lines[-1] if lines else "no reason given"
+
+
+def adopt_orphans() -> None:
+    """Become the parent of orphaned descendants, so that `end_children` sees a process whose own parent was killed."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def end_children(grace_s: float = 3.0) -> None:
+    """End all descendants of this process: asked first, killed after `grace_s`."""
+    children = psutil.Process().children(recursive=True)
+    for child in children:
+        _signal(child.terminate)
+    _, alive = psutil.wait_procs(children, timeout=grace_s)
+    for child in alive:
+        _signal(child.kill)
+    psutil.wait_procs(alive, timeout=grace_s)
+
+
+def _signal(send: Callable[[], None]) -> None:
+    try:
+        send()
+    except psutil.NoSuchProcess:
+        pass

@@ -1,0 +1,160 @@
+"""One life of the service: check, start, tell what is served, wait for a signal, drain, end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from rich.console import Console
+
+from service.config import Settings, environment_of
+from service.launcher import preflight
+from service.launcher.cluster import Cluster, ProxyFailed, StopRequested
+from service.launcher.preflight import CannotStart, Machine
+from service.launcher.ray_environment import ray_environment
+from service.launcher.serve_file import ServeFile
+
+SYSTEM_CPUS = 1  # logical CPUs beyond the replicas', so that a rolling update finds room
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to start. overrides: settings from the command line. proxy: auto | haproxy | default."""
+
+    file: ServeFile
+    settings: Settings
+    overrides: dict[str, str]
+    proxy: str = "auto"
+
+    @property
+    def url(self) -> str:
+        host = self.file.host
+        shown = "127.0.0.1" if host in ("0.0.0.0", "::") else host
+        return f"http://{shown}:{self.file.http_port}"
+
+
+class Signals:
+    """Turns SIGINT and SIGTERM into a flag; a second one ends the wait for requests in flight."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._event = threading.Event()
+
+    def install(self) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._receive)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        self._count += 1
+        self._event.set()
+        if self._count > 1:
+            raise StopRequested
+
+    def requested(self) -> bool:
+        return self._event.is_set()
+
+    def wait(self) -> None:
+        self._event.wait()
+
+
+def serve(plan: Plan, console: Console) -> int:
+    """Run until a signal. Returns the exit code; raises CannotStart with one clear line."""
+    signals = Signals()
+    signals.install()
+    check(plan, console)
+    try:
+        return _live(plan, console, signals, wants_ha_proxy(plan, console))
+    except ProxyFailed as problem:
+        if plan.proxy != "auto":
+            raise
+        _warn(console, f"{problem}. Starting again with Ray Serve's default proxy, which is about 20 times slower.")
+    os.environ["SWAN_PROXY"] = "default"
+    raise Restart
+
+
+class Restart(Exception):
+    """Ray reads its environment once a process: the caller starts this program anew with the default proxy."""
+
+
+def check(plan: Plan, console: Console) -> None:
+    preflight.check_machine(Machine.this(os.environ), plan.file.max_replicas)
+    preflight.check_port(plan.file.host, plan.file.http_port, "--port")
+    preflight.check_port(plan.file.host, plan.file.grpc_port, "--grpc-port")
+    other = preflight.other_ray()
+    if other is not None:
+        console.print(
+            f"[dim]A Ray runs here already (process {other}); this service starts a private one beside it.[/]"
+        )
+
+
+def wants_ha_proxy(plan: Plan, console: Console) -> bool:
+    if plan.proxy == "default":
+        return False
+    problem = preflight.ha_proxy_problem()
+    if problem is None:
+        return True
+    if plan.proxy == "haproxy":
+        raise CannotStart(f"HAProxy cannot start here: {problem}. Use: --proxy auto")
+    _warn(console, f"HAProxy cannot start here: {problem}. Using Ray Serve's default proxy, about 20 times slower.")
+    return False
+
+
+def _live(plan: Plan, console: Console, signals: Signals, ha_proxy: bool) -> int:
+    directory = preflight.private_directory()
+    environment = {
+        **ray_environment(directory, plan.file.http_port, ha_proxy),
+        **environment_of(plan.overrides),
+        **_metrics_environment(directory),
+    }
+    cluster = Cluster(directory, environment, signals.requested)
+    try:
+        _start(plan, console, signals, cluster)
+        signals.wait()
+        with _step(console, "Draining: answering what is in flight"):
+            cluster.drain(str(plan.file.application["name"]))
+    except StopRequested:
+        console.print("Stopping.")
+    finally:
+        cluster.stop()
+    console.print("Stopped.")
+    return 0
+
+
+def _metrics_environment(directory: Path) -> dict[str, str]:
+    folder = directory / "metrics"
+    folder.mkdir()
+    return {"SWAN_METRICS_DIR": str(folder), "PROMETHEUS_MULTIPROC_DIR": str(folder)}
+
+
+def _start(plan: Plan, console: Console, signals: Signals, cluster: Cluster) -> None:
+    started = time.monotonic()
+    with _step(console, "Starting Ray"):
+        cluster.start_ray(plan.file.max_replicas * plan.file.cpus_per_replica + SYSTEM_CPUS)
+        signals.install()  # ray.init put its own handlers in place
+    with _step(console, "Starting the ingress"):
+        cluster.start_serve(plan.file)
+    with _step(console, f"Loading, warming up and profiling models in {plan.file.max_replicas} replica(s)"):
+        cluster.wait_until_running(str(plan.file.application["name"]), lambda status: None)
+    with _step(console, "Waiting for the first answer"):
+        cluster.wait_until_ready(plan.url)
+    console.print(f"Ready after {time.monotonic() - started:.1f} s: {plan.url}")
+
+
+@contextmanager
+def _step(console: Console, text: str) -> Iterator[None]:
+    """A spinner on a terminal, one line with its duration elsewhere."""
+    began = time.monotonic()
+    with console.status(f"{text} ..."):
+        yield
+    console.print(f"[green]✓[/] {text} [dim]({time.monotonic() - began:.1f} s)[/]")
+
+
+def _warn(console: Console, text: str) -> None:
+    console.print(f"[yellow]warning:[/] {text}")

@@ -1,0 +1,117 @@
+"""The one Ray Serve deployment: the replica that receives a request, over HTTP or gRPC, runs it. No handle call in between."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Any, Protocol
+
+from ray import serve
+
+from service.config import Settings
+from service.coordinator import ActorSource, SetPoints, SetPointSource, follow
+from service.mounting import STREAM_METHOD, UNARY_METHODS, RawMessage
+
+
+class Replica(Protocol):
+    """What a replica hosts: an ASGI app, plus one coroutine a unary RPC, named like the RPC, from bytes to bytes."""
+
+    async def asgi(self, scope: Any, receive: Any, send: Any) -> None: ...
+
+    def ModelStreamInfer(self, requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]: ...
+
+    async def Check(self, request: bytes, context: Any) -> bytes: ...
+
+    def Watch(self, request: bytes, context: Any) -> AsyncIterator[bytes]: ...
+
+    def configure(self, config: Mapping[str, Any]) -> None:
+        """Durable settings from Ray Serve's `user_config`. Raises InvalidRequest for what it does not know."""
+
+    def steer(self, set_points: SetPoints) -> None:
+        """Set-points that an operator sent to all replicas."""
+
+    def check_health(self) -> None:
+        """Raises if the replica must be replaced."""
+
+    def autoscaling_stats(self) -> dict[str, float]:
+        """What the autoscaling policy needs to know of this replica."""
+
+    async def close(self) -> None: ...
+
+
+ReplicaFactory = Callable[[Settings, SetPointSource], Awaitable[Replica]]
+
+
+class AsgiEntry:
+    """NOTE: an object, not a bound method: uvicorn would take a bound method for an ASGI 2 app."""
+
+    def __init__(self, replica: Replica) -> None:
+        self._replica = replica
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        await self._replica.asgi(scope, receive, send)
+
+
+class ModelServer:
+    """Adapts a Replica to what Ray Serve calls. Ready when the factory has returned: models loaded, warm, profiled."""
+
+    async def __init__(self, settings: Settings, factory: ReplicaFactory) -> None:
+        source = ActorSource()
+        self._replica = await factory(settings, source)
+        self._following = asyncio.create_task(follow(source, self._replica.steer))
+
+    def __serve_build_asgi_app__(self) -> AsgiEntry:
+        return AsgiEntry(self._replica)
+
+    async def ModelStreamInfer(self, stream: Any, grpc_context: Any) -> AsyncIterator[RawMessage]:
+        async for payload in self._replica.ModelStreamInfer(stream, grpc_context):
+            yield RawMessage(payload)
+
+    async def Check(self, request: bytes, grpc_context: Any) -> RawMessage:
+        return RawMessage(await self._replica.Check(request, grpc_context))
+
+    async def Watch(self, request: bytes, grpc_context: Any) -> AsyncIterator[RawMessage]:
+        async for payload in self._replica.Watch(request, grpc_context):
+            yield RawMessage(payload)
+
+    def reconfigure(self, config: Mapping[str, Any]) -> None:
+        self._replica.configure(config)
+
+    def check_health(self) -> None:
+        self._replica.check_health()
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        return self._replica.autoscaling_stats()
+
+    async def __del__(self) -> None:
+        """Ray Serve awaits this after the last request in flight has been answered."""
+        self._following.cancel()
+        await self._replica.close()
+
+
+def _unary(name: str) -> Callable[..., Awaitable[RawMessage]]:
+    async def method(self: ModelServer, request: bytes, grpc_context: Any) -> RawMessage:
+        return RawMessage(await getattr(self._replica, name)(request, grpc_context))
+
+    method.__name__ = name
+    return method
+
+
+for _name in UNARY_METHODS:
+    setattr(ModelServer, _name, _unary(_name))
+assert hasattr(ModelServer, STREAM_METHOD)
+
+
+def deployment() -> Any:
+    """ModelServer as a Ray Serve deployment; replicas, CPUs and autoscaling come from the serve config file.
+
+    max_ongoing_requests is high because health, metadata and metrics share it; admission is the scheduler's own.
+    """
+    ingress = serve.ingress()(ModelServer)
+    return serve.deployment(
+        ingress,
+        name="ModelServer",
+        max_ongoing_requests=4096,
+        logging_config={"enable_access_log": False},
+        graceful_shutdown_wait_loop_s=0.1,
+    )

@@ -1,0 +1,97 @@
+"""A replica without models, to test the Ray side alone: answers live and ready, echoes bytes over both protocols."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+from service.config import Settings
+from service.coordinator import SetPoints, SetPointSource
+from service.model_server import deployment
+from service.mounting import UNARY_METHODS
+
+LIVE = b"\x08\x01"  # ServerLiveResponse(live=True); the same bytes are ready=True
+
+
+class EchoReplica:
+    def __init__(self, source: SetPointSource) -> None:
+        self._source = source
+        self._config: Mapping[str, Any] = {}
+        self._set_points = SetPoints()
+        self._sleeping = 0
+
+    async def asgi(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            while (await receive())["type"] == "lifespan.startup":
+                await send({"type": "lifespan.startup.complete"})
+            await send({"type": "lifespan.shutdown.complete"})
+            return
+        body = b""
+        while True:
+            message = await receive()
+            body += message.get("body", b"")
+            if not message.get("more_body"):
+                break
+        status, answer = await self._answer(scope["path"], body)
+        headers = [(b"content-length", str(len(answer)).encode())]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": answer})
+
+    async def _answer(self, path: str, body: bytes) -> tuple[int, bytes]:
+        if path.startswith("/v2/health/"):
+            return 200, b""
+        if path == "/config":
+            return 200, repr(dict(self._config)).encode()
+        if path == "/set-points":
+            return 200, str(self._set_points.mode).encode()
+        if path == "/publish":
+            await self._source.publish({"mode": body.decode()})
+            return 200, b""
+        if path == "/in-flight":
+            return 200, str(self._sleeping).encode()
+        if path == "/slow":
+            self._sleeping += 1
+            await asyncio.sleep(float(body))
+            return 200, b"slept"
+        return 200, body
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in UNARY_METHODS:
+            raise AttributeError(name)
+
+        async def answer(request: bytes, context: Any) -> bytes:
+            return LIVE
+
+        return answer
+
+    async def ModelStreamInfer(self, requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
+        async for request in requests:
+            yield request
+
+    async def Check(self, request: bytes, context: Any) -> bytes:
+        return LIVE
+
+    async def Watch(self, request: bytes, context: Any) -> AsyncIterator[bytes]:
+        yield LIVE
+
+    def configure(self, config: Mapping[str, Any]) -> None:
+        self._config = config
+
+    def steer(self, set_points: SetPoints) -> None:
+        self._set_points = set_points
+
+    def check_health(self) -> None: ...
+
+    def autoscaling_stats(self) -> dict[str, float]:
+        return {}
+
+    async def close(self) -> None: ...
+
+
+async def start(settings: Settings, source: SetPointSource) -> EchoReplica:
+    return EchoReplica(source)
+
+
+def build_app(args: dict[str, Any]) -> Any:
+    return deployment().bind(Settings.load(args), start)

@@ -1,0 +1,85 @@
+"""The Ray side alone, with a replica that echoes: mounting, set-points, drain, nothing left behind."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import httpx
+import psutil
+import pytest
+import tritonclient.grpc
+import tritonclient.http
+
+from tests.e2e.running_service import RunningService, echo_config, get, start_service
+
+pytestmark = [pytest.mark.ray, pytest.mark.e2e]
+
+
+@pytest.fixture(scope="module")
+def echo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+    folder = tmp_path_factory.mktemp("echo")
+    service = start_service(folder, config=echo_config(folder))
+    try:
+        service.wait_ready()
+        yield service
+    finally:
+        service.stop()
+
+
+def test_both_protocols_reach_the_replica_through_one_hop(echo: RunningService) -> None:
+    assert tritonclient.http.InferenceServerClient(echo.http).is_server_live()
+    with tritonclient.grpc.InferenceServerClient(echo.grpc) as client:
+        assert client.is_server_live()
+        assert client.is_server_ready()
+    processes = {process.name() for process in echo.processes()}
+    assert "haproxy" in processes, processes
+
+
+def test_bytes_travel_unchanged(echo: RunningService) -> None:
+    body = bytes(range(256)) * 4096 * 24
+    answer = httpx.post(f"http://{echo.http}/echo", content=body, trust_env=False, timeout=60)
+    assert answer.status_code == 200
+    assert answer.content == body
+    with grpc.insecure_channel(echo.grpc) as channel:
+        stream = channel.stream_stream("/inference.GRPCInferenceService/ModelStreamInfer")
+        messages = [b"one", b"", b"three" * 1000]
+        assert list(stream(iter(messages), timeout=60)) == messages
+
+
+def test_a_set_point_reaches_the_replica(echo: RunningService) -> None:
+    assert get(echo, "/set-points").text == "auto"
+    assert httpx.post(f"http://{echo.http}/publish", content="freeze", trust_env=False, timeout=60).status_code == 200
+    seen = ""
+    while seen != "freeze":  # the test's own timeout ends it
+        seen = get(echo, "/set-points").text
+
+
+def test_a_port_in_use_is_one_clear_line(echo: RunningService, tmp_path: Path) -> None:
+    second = start_service(tmp_path, "--port", str(echo.http_port), config=echo_config(tmp_path))
+    assert second.process.wait(timeout=60) == 2
+    assert f"port {echo.http_port} is in use" in second.output
+    assert "--port" in second.output
+    assert "Traceback" not in second.output
+
+
+def test_a_signal_drains_and_leaves_nothing(tmp_path: Path) -> None:
+    service = start_service(tmp_path, config=echo_config(tmp_path))
+    service.wait_ready()
+    answers: list[str] = []
+    with socket.create_connection(("127.0.0.1", service.http_port)) as connection:
+        connection.sendall(b"POST /slow HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\nconnection: close\r\n\r\n2.0")
+        reader = threading.Thread(target=lambda: answers.append(connection.makefile("rb").read().decode()))
+        reader.start()
+        while get(service, "/in-flight").text != "1":
+            pass
+        processes = service.processes()
+        assert service.stop(signal.SIGINT) == 0
+        reader.join()
+    assert answers[0].endswith("slept"), answers
+    _, alive = psutil.wait_procs(processes, timeout=5)
+    assert alive == []
