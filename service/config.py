@@ -49,12 +49,8 @@ class Settings(BaseSettings):
         None, description="Folder for measured service times; empty = the user's cache."
     )
 
-    max_body_bytes: int = Field(
-        64 * MEBIBYTE, ge=1024, le=2047 * MEBIBYTE, description="Largest unpacked body."
-    )
-    max_json_bytes: int = Field(
-        16 * MEBIBYTE, ge=1024, le=2047 * MEBIBYTE, description="Largest JSON part."
-    )
+    max_body_bytes: int = Field(64 * MEBIBYTE, ge=1024, le=2047 * MEBIBYTE, description="Largest unpacked body.")
+    max_json_bytes: int = Field(16 * MEBIBYTE, ge=1024, le=2047 * MEBIBYTE, description="Largest JSON part.")
 
     admin_enabled: bool = Field(False, description="Offer load, unload and control routes.")
     api_keys_file: Path | None = Field(None, description="File of hashed API keys with scopes; empty = no keys asked.")
@@ -66,9 +62,7 @@ class Settings(BaseSettings):
     metrics_dir: Path | None = Field(
         None, description="Folder the replicas of a node share for /metrics; emptied by whoever starts the node."
     )
-    drain_timeout_s: float = Field(
-        20.0, ge=0.0, le=600.0, description="Longest wait for requests in flight."
-    )
+    drain_timeout_s: float = Field(20.0, ge=0.0, le=600.0, description="Longest wait for requests in flight.")
 
     @model_validator(mode="after")
     def _check_folders(self) -> Settings:

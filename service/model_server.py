@@ -1,4 +1,4 @@
-"""The one Ray Serve deployment: the replica that receives a request, over HTTP or gRPC, runs it. No handle call in between."""
+"""The one Ray Serve deployment: the replica that receives a request, over HTTP or gRPC, runs it itself."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class AsgiEntry:
 class ModelServer:
     """Adapts a Replica to what Ray Serve calls. Ready when the factory has returned: models loaded, warm, profiled."""
 
-    async def __init__(self, settings: Settings, factory: ReplicaFactory) -> None:
+    async def __init__(self, settings: Settings, factory: ReplicaFactory) -> None:  # type: ignore[misc]
         source = ActorSource()
         self._replica = await factory(settings, source)
         self._following = asyncio.create_task(follow(source, self._replica.steer))

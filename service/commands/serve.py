@@ -20,12 +20,8 @@ app = typer.Typer(add_completion=False)
 @app.command()
 def command(
     models: Annotated[Path | None, typer.Option(help="Folder with model packages; default: those shipped.")] = None,
-    config: Annotated[
-        Path | None, typer.Option(help="Ray Serve config file; default: the shipped one.")
-    ] = None,
-    host: Annotated[
-        str | None, typer.Option(help="Address to listen on; 0.0.0.0 = all.")
-    ] = None,
+    config: Annotated[Path | None, typer.Option(help="Ray Serve config file; default: the shipped one.")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on; 0.0.0.0 = all.")] = None,
     port: Annotated[int | None, typer.Option(help="HTTP port (8000).", min=1, max=65535)] = None,
     grpc_port: Annotated[int | None, typer.Option(help="gRPC port (8001).", min=1, max=65535)] = None,
     replicas: Annotated[int | None, typer.Option(help="Fixed number of replicas.", min=1, max=64)] = None,

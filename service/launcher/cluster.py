@@ -1,7 +1,8 @@
-"""A private Ray with Ray Serve in it, as children of this process: start, deploy, wait until ready, stop, leave nothing."""
+"""A private Ray with Ray Serve in it, as children of this process: start, deploy, wait, stop, leave nothing."""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import shutil
@@ -138,9 +139,8 @@ def parse_schema(file: ServeFile, schema: Any) -> Any:
     for prefix, (content, model) in sections.items():
         unknown = sorted(set(content) - set(model.model_fields))
         if unknown:
-            raise CannotStart(
-                f"config: {prefix}{unknown[0]}: unknown key; known: {', '.join(sorted(model.model_fields))}"
-            )
+            known = ", ".join(sorted(model.model_fields))
+            raise CannotStart(f"config: {prefix}{unknown[0]}: unknown key; known: {known}")
     try:
         return schema.model_validate(file.content)
     except ValueError as error:
@@ -179,7 +179,5 @@ def end_children(grace_s: float = 3.0) -> None:
 
 
 def _signal(send: Callable[[], None]) -> None:
-    try:
+    with contextlib.suppress(psutil.NoSuchProcess):
         send()
-    except psutil.NoSuchProcess:
-        pass

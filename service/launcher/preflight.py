@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -75,7 +76,8 @@ def check_machine(machine: Machine, replicas: int) -> None:
         )
     if machine.shared_memory_free_bytes is not None and machine.shared_memory_free_bytes < SHARED_MEMORY_BYTES:
         raise CannotStart(
-            f"/dev/shm has {machine.shared_memory_free_bytes >> 20} MiB free, Ray needs {SHARED_MEMORY_BYTES >> 20} MiB. "
+            f"/dev/shm has {machine.shared_memory_free_bytes >> 20} MiB free, Ray needs "
+            f"{SHARED_MEMORY_BYTES >> 20} MiB. "
             "In a container: --shm-size=512m; else: mount -o remount,size=512m /dev/shm, or: swan serve --no-ray"
         )
 
@@ -105,7 +107,8 @@ def _owner(port: int) -> str:
     except psutil.AccessDenied:
         return ""
     for connection in connections:
-        if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid:
+        address: Any = connection.laddr  # empty for a socket without an address, which the stubs do not tell apart
+        if connection.status == psutil.CONN_LISTEN and address.port == port and connection.pid:
             try:
                 return f" by {psutil.Process(connection.pid).name()} (process {connection.pid})"
             except psutil.NoSuchProcess:

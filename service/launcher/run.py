@@ -89,9 +89,7 @@ def check(plan: Plan, console: Console) -> None:
     preflight.check_port(plan.file.host, plan.file.grpc_port, "--grpc-port")
     other = preflight.other_ray()
     if other is not None:
-        console.print(
-            f"[dim]A Ray runs here already (process {other}); this service starts a private one beside it.[/]"
-        )
+        console.print(f"[dim]A Ray runs here already (process {other}); starting a private one beside it.[/]")
 
 
 def wants_ha_proxy(plan: Plan, console: Console) -> bool:
