@@ -1,0 +1,169 @@
+"""What a run recorded, one row a request, and the figures drawn from it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from hdrh.histogram import HdrHistogram
+from numpy.typing import NDArray
+
+from loadtests.answers import Answer, Outcome
+
+Floats = NDArray[np.float64]
+NUMBERS = ("quality_budget", "quality_activity", "compute_macs", "compute_macs_dense", "quality_expected")
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Arrays over requests, in order of intended send time (seconds from the start).
+
+    sent: when it really left; done: when the answer was complete; score: 1 right, 0 wrong (or a similarity), nan
+    without an answer; numbers: response parameters by name, nan where absent.
+    """
+
+    intended: Floats
+    sent: Floats
+    done: Floats
+    outcome: NDArray[np.int8]
+    score: Floats
+    retry_after: Floats
+    numbers: dict[str, Floats]
+    deadline_s: float
+    details: tuple[str, ...] = ()
+
+    @property
+    def latency(self) -> Floats:
+        """Seconds from the intended send time: a stalled client or server cannot hide its stall."""
+        return self.done - self.intended
+
+    @property
+    def on_time(self) -> NDArray[np.bool_]:
+        return (self.outcome == Outcome.OK) & (self.latency <= self.deadline_s)
+
+
+class Recorder:
+    """Filled while a run goes on; `finish` freezes it."""
+
+    def __init__(self, intended: Floats, deadline_s: float) -> None:
+        size = len(intended)
+        self.intended = intended
+        self.deadline_s = deadline_s
+        self.sent = np.full(size, np.nan)
+        self.done = np.full(size, np.nan)
+        self.outcome = np.full(size, Outcome.LOST, np.int8)
+        self.score = np.full(size, np.nan)
+        self.retry_after = np.zeros(size)
+        self.numbers = {name: np.full(size, np.nan) for name in NUMBERS}
+        self._details: dict[str, None] = {}
+        self.finished = 0
+
+    def record(self, index: int, done: float, answer: Answer, score: float) -> None:
+        self.done[index] = done
+        self.outcome[index] = answer.outcome
+        self.score[index] = score
+        self.retry_after[index] = answer.retry_after_s
+        for name, column in self.numbers.items():
+            column[index] = answer.parameters.get(name, np.nan)
+        if answer.detail and len(self._details) < 20:
+            self._details[answer.detail] = None
+        self.finished += 1
+
+    def finish(self) -> Run:
+        return Run(
+            self.intended,
+            self.sent,
+            self.done,
+            self.outcome,
+            self.score,
+            self.retry_after,
+            self.numbers,
+            self.deadline_s,
+            tuple(self._details),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """A run, or a stretch of it, in numbers. Ratios are of all requests; effective accuracy counts late as wrong."""
+
+    requests: int
+    duration_s: float
+    offered_rps: float
+    goodput_rps: float
+    on_time_ratio: float
+    late_ratio: float
+    refused_ratio: float
+    expired_ratio: float
+    error_ratio: float
+    lost_ratio: float
+    p50_ms: float
+    p95_ms: float
+    p99_ms: float
+    max_ms: float
+    accuracy: float
+    effective_accuracy: float
+    budget_mean: float
+    activity_mean: float
+    macs_mean: float
+    refusal_p99_ms: float
+    client_lateness_p99_ms: float
+
+    def to_json(self) -> dict[str, float | int | None]:
+        return {name: None if isinstance(v, float) and np.isnan(v) else v for name, v in asdict(self).items()}
+
+
+def summarise(run: Run, start: float = 0.0, end: float | None = None) -> Summary:
+    """Figures over the requests whose intended time lies in [start, end)."""
+    end = float(run.intended[-1]) + 1e-9 if end is None and run.intended.size else (end or 0.0)
+    inside = (run.intended >= start) & (run.intended < end)
+    count = int(inside.sum())
+    span = max(end - start, 1e-9)
+    outcome, latency, on_time = run.outcome[inside], run.latency[inside], run.on_time[inside]
+    answered = outcome == Outcome.OK
+    histogram = latency_histogram(latency[answered])
+    refused = outcome == Outcome.REFUSED
+
+    def share(selected: NDArray[np.bool_]) -> float:
+        return float(selected.mean()) if count else float("nan")
+
+    return Summary(
+        requests=count,
+        duration_s=span,
+        offered_rps=count / span,
+        goodput_rps=float(on_time.sum()) / span,
+        on_time_ratio=share(on_time),
+        late_ratio=share(answered & ~on_time),
+        refused_ratio=share(refused),
+        expired_ratio=share(outcome == Outcome.EXPIRED),
+        error_ratio=share(outcome == Outcome.ERROR),
+        lost_ratio=share(outcome == Outcome.LOST),
+        p50_ms=histogram.get_value_at_percentile(50) / 1e3,
+        p95_ms=histogram.get_value_at_percentile(95) / 1e3,
+        p99_ms=histogram.get_value_at_percentile(99) / 1e3,
+        max_ms=histogram.get_max_value() / 1e3,
+        accuracy=mean(run.score[inside][answered]),
+        effective_accuracy=float(np.nansum(run.score[inside][on_time])) / count if count else float("nan"),
+        budget_mean=mean(run.numbers["quality_budget"][inside]),
+        activity_mean=mean(run.numbers["quality_activity"][inside]),
+        macs_mean=mean(run.numbers["compute_macs"][inside]),
+        refusal_p99_ms=percentile((run.done - run.sent)[inside][refused], 99) * 1e3,
+        client_lateness_p99_ms=percentile((run.sent - run.intended)[inside], 99) * 1e3,
+    )
+
+
+def latency_histogram(latency_s: Floats) -> HdrHistogram:
+    """HDR histogram in microseconds, up to ten minutes, three digits."""
+    histogram = HdrHistogram(1, 600_000_000, 3)
+    for value in latency_s:
+        histogram.record_value(max(1, int(value * 1e6)))
+    return histogram
+
+
+def mean(values: Floats) -> float:
+    return float(np.nanmean(values)) if values.size and not np.isnan(values).all() else float("nan")
+
+
+def percentile(values: Floats, share: float) -> float:
+    values = values[~np.isnan(values)]
+    return float(np.percentile(values, share)) if values.size else float("nan")
