@@ -10,7 +10,7 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PYTHONDONTWRITEBYTECODE=1
 RUN apt-get update && apt-get install -y --no-install-recommends g++ && rm -rf /var/lib/apt/lists/*
 RUN python -m venv /opt/venv
 ENV PATH=/opt/venv/bin:$PATH
-COPY requirements/torch.txt requirements/run.txt /src/requirements/
+COPY requirements/torch.txt requirements/run.txt requirements/build.txt /src/requirements/
 # NOTE: one layer, so that what is deleted is never stored. What goes is only used to build or test torch and ray:
 # torch/include and torch/test, ray's Java and RLlib. torch_shm_manager stays, `import torch` looks for it.
 RUN pip install -q ${TORCH_PIP_ARGS} -r /src/requirements/torch.txt \
@@ -28,7 +28,9 @@ COPY models /src/models
 COPY service /src/service
 COPY loadtests /src/loadtests
 COPY benchmarks /src/benchmarks
-RUN pip install -q hatchling && pip install -q --no-deps --no-build-isolation /src && pip uninstall -q -y hatchling
+RUN python -m venv --system-site-packages /tmp/build && /tmp/build/bin/pip install -q --require-hashes --no-deps -r /src/requirements/build.txt \
+    && /tmp/build/bin/pip wheel -q --no-deps --no-build-isolation -w /tmp/wheel /src \
+    && pip install -q --no-deps /tmp/wheel/*.whl
 # Warm what can be warm: kernels compiled, profiles of the packaged models measured once.
 ENV SWAN_CACHE_DIR=/opt/swan-cache PYTHONSAFEPATH=1
 COPY deploy/image/warm.py /src/warm.py

@@ -18,11 +18,11 @@ $(BIN)/python:
 	@echo "== creating $(VENV)"
 	@$(PYTHON) -m venv $(VENV)
 
-$(RUN_READY): requirements/run.txt requirements/torch.txt pyproject.toml | $(BIN)/python
+$(RUN_READY): requirements/run.txt requirements/torch.txt requirements/build.txt | $(BIN)/python
 	@echo "== installing the locked packages (once; about two minutes)"
 	@$(PIP) -r requirements/torch.txt
 	@$(PIP) --require-hashes --no-deps -r requirements/run.txt
-	@$(PIP) hatchling editables
+	@$(PIP) --require-hashes --no-deps -r requirements/build.txt
 	@$(PIP) --no-deps --no-build-isolation -e .
 	@touch $@
 
@@ -47,9 +47,13 @@ format: $(DEV_READY)  ## format and fix what can be fixed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-lock: $(DEV_READY)  ## resolve the dependencies anew
-	$(BIN)/pip-compile -q --generate-hashes --allow-unsafe --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --strip-extras --no-header --unsafe-package torch -c requirements/torch.txt -o requirements/run.txt pyproject.toml
-	$(BIN)/pip-compile -q --generate-hashes --allow-unsafe --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --strip-extras --no-header --unsafe-package torch -c requirements/torch.txt -c requirements/run.txt --extra test --extra dev --extra otlp --extra parquet -o requirements/dev.txt pyproject.toml
+COMPILE := $(BIN)/pip-compile -q --generate-hashes --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
+	--strip-extras --no-header --unsafe-package torch
+
+lock: $(DEV_READY)  ## resolve the dependencies anew (about 15 minutes)
+	$(COMPILE) -c requirements/torch.txt -o requirements/run.txt pyproject.toml
+	$(COMPILE) -c requirements/torch.txt -c requirements/run.txt --extra test --extra dev --extra otlp --extra parquet \
+		-o requirements/dev.txt pyproject.toml
 
 clean:  ## remove the environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache dist build
