@@ -1,0 +1,209 @@
+"""Asks the policy what to run whenever a worker is idle, runs it, and answers what comes back."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from service.control.edf import EdfQueue
+from service.control.types import BatchDone, Decision, Limit, Policy, ReplicaView
+from service.hosted import Entry, HostedModel
+from service.metrics import Served
+from service.types import Completion
+from service.waiting import WaitingRoom
+from service.worker import Answer, Job, JobResult, Workers
+
+log = logging.getLogger(__name__)
+
+LOOKED_AT = 256  # queued requests that the fallback looks at in search of equal shapes
+
+
+@dataclass(slots=True, eq=False)
+class Running:
+    """A batch on a worker. started_s: dispatched; expected_end_s: when the policy expects it back."""
+
+    hosted: HostedModel
+    entries: list[Entry]
+    decision: Decision
+    rows: int
+    started_s: float
+    expected_end_s: float
+
+
+class Dispatcher:
+    """models: live view of what is hosted, by key. All methods run on the event loop."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        workers: Workers,
+        waiting: WaitingRoom,
+        models: Mapping[str, HostedModel],
+        clock: Callable[[], float],
+    ) -> None:
+        self._policy = policy
+        self._workers = workers
+        self._waiting = waiting
+        self._models = models
+        self._clock = clock
+        self._running: list[Running] = []
+        self._woken = False
+
+    @property
+    def running(self) -> list[Running]:
+        return self._running
+
+    def view(self) -> ReplicaView:
+        queues: dict[str, EdfQueue] = {key: hosted.queue for key, hosted in self._models.items()}
+        busy = [running.expected_end_s for running in self._running]
+        return ReplicaView(self._clock(), queues, busy, self._workers.num_workers)
+
+    def wake(self) -> None:
+        """Dispatch at the end of this turn of the event loop: what arrives in the same turn can share a batch."""
+        if not self._woken and len(self._running) < self._workers.num_workers:
+            self._woken = True
+            asyncio.get_running_loop().call_soon(self._on_wake)
+
+    def _on_wake(self) -> None:
+        self._woken = False
+        self._fill_workers()
+
+    def _fill_workers(self) -> None:
+        while len(self._waiting) and len(self._running) < self._workers.num_workers:
+            decision = self._decide()
+            if decision is None:
+                return
+            for item in decision.deferred:
+                self._waiting.defer(item)
+            for shed in decision.sheds:
+                self._waiting.shed(shed.item, shed.reason)
+            if decision.batch:
+                self._launch(decision)
+            elif not (decision.sheds or decision.deferred):
+                return
+
+    def _decide(self) -> Decision | None:
+        view = self.view()
+        began = time.perf_counter()
+        try:
+            decision = self._policy.decide(view)
+        except Exception:
+            log.exception("the policy failed; dispatching at the floor")
+            decision = None
+        if decision is None or not math.isfinite(decision.budget):
+            decision = floor_decision(self._models)
+            if decision is not None:
+                self._models[decision.model].metrics.count_watchdog()
+        if decision is not None:
+            self._models[decision.model].metrics.observe_decision(time.perf_counter() - began)
+        return decision
+
+    def _launch(self, decision: Decision) -> None:
+        hosted = self._models[decision.model]
+        entries = self._waiting.take(decision.batch)
+        now = self._clock()
+        hosted.last_budget = hosted.served(decision.budget)
+        budgets: list[float] = []
+        for entry in entries:
+            entry.dispatched_s = now
+            entry.budget = hosted.served(entry.item.clip(decision.budget))
+            budgets.extend([entry.budget] * entry.item.rows)
+        running = Running(hosted, entries, decision, len(budgets), now, now + decision.expected_s)
+        self._running.append(running)
+        job = Job(
+            hosted.model,
+            tuple(entry.work.inputs for entry in entries),
+            tuple(entry.item.rows for entry in entries),
+            np.array(budgets, dtype=np.float64),
+        )
+        self._workers.start(job, lambda result: self._finish(running, result))
+
+    def _finish(self, running: Running, result: JobResult) -> None:
+        now = self._clock()
+        self._running.remove(running)
+        hosted, entries = running.hosted, running.entries
+        if not result.retried:
+            on_time = sum(now <= entry.due_s for entry in entries)
+            late = len(entries) - on_time
+            predicted_s = running.decision.predicted_s
+            self._learn(BatchDone(hosted.key, running.rows, predicted_s, result.compute_s, now, on_time, late))
+            hosted.count_batch(len(entries), running.rows, result)
+        elif result.worker_died:
+            hosted.metrics.count_worker_death()
+        self._fill_workers()  # the worker gets its next batch before this one's clients get their answers
+        self._answer(running, result, now)
+
+    def _learn(self, done: BatchDone) -> None:
+        try:
+            self._policy.on_batch_done(done)
+        except Exception:
+            log.exception("the policy could not learn from a batch")
+
+    def _answer(self, running: Running, result: JobResult, now: float) -> None:
+        hosted = running.hosted
+        served: list[Served] = []
+        for entry, answer in zip(running.entries, result.answers, strict=True):
+            if entry.future.done():  # cancelled while it ran: the answer is thrown away
+                hosted.metrics.count_cancelled(entry.label)
+                hosted.leave()
+            elif isinstance(answer, Answer):
+                completion = _completion(entry, answer, running, result.compute_s, now)
+                entry.answer(completion)
+                hosted.last_reports = answer.reports
+                served.append(_served(entry, completion, now))
+            else:
+                hosted.count_failed(entry.label, now - entry.work.arrival_s)
+                entry.fail(answer)
+        if served:
+            hosted.count_served(served)
+
+
+def floor_decision(models: Mapping[str, HostedModel]) -> Decision | None:
+    """What to run when the policy has no usable answer: the most urgent batch, as cheaply as allowed."""
+    heads = [(hosted.queue.items[0], hosted) for hosted in models.values() if len(hosted.queue)]
+    if not heads:
+        return None
+    first, hosted = min(heads, key=lambda pair: (pair[0].priority, pair[0].deadline_s, pair[0].sequence))
+    batch, rows = [first], first.rows
+    for item in hosted.queue.items[1:LOOKED_AT]:
+        if item.group == first.group and rows + item.rows <= hosted.model.spec.max_batch_size:
+            batch.append(item)
+            rows += item.rows
+    limit = Limit.OPERATOR if hosted.low == hosted.high else Limit.LOAD
+    return Decision(hosted.key, tuple(batch), hosted.low, limit=limit, at_floor=True)
+
+
+def _completion(entry: Entry, answer: Answer, running: Running, compute_s: float, now: float) -> Completion:
+    hosted = running.hosted
+    return Completion(
+        outputs=answer.outputs,
+        reports=answer.reports,
+        budget=entry.budget,
+        limited_by=hosted.limited_by(entry, running.decision),
+        quality_expected=hosted.quality_at(entry.budget),
+        queue_s=entry.dispatched_s - entry.work.arrival_s,
+        compute_s=compute_s,
+        batch_size=running.rows,
+        deadline_met=now <= entry.due_s,
+    )
+
+
+def _served(entry: Entry, completion: Completion, now: float) -> Served:
+    return Served(
+        priority=entry.label,
+        queue_s=completion.queue_s,
+        total_s=now - entry.work.arrival_s,
+        on_time=completion.deadline_met,
+        budget=completion.budget,
+        activity=completion.activity,
+        macs=completion.macs,
+        macs_dense=completion.macs_dense,
+        quality_expected=completion.quality_expected,
+        cap_hits=sum(report.cap_hits for report in completion.reports),
+    )

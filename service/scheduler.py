@@ -1,0 +1,175 @@
+"""The scheduler of one replica: earliest deadline first, batches formed at dispatch, one worker thread per core.
+
+All state lives on the event loop; workers only see a Job and hand back a JobResult. No batching delay: a request is
+dispatched as soon as a worker is free, together with whatever else is queued then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from models.interface import ServableModel
+from service.control.profile import ServiceProfile
+from service.control.types import Policy, QueuedItem, ShedReason
+from service.coordinator import SetPoints
+from service.dispatcher import Dispatcher
+from service.errors import NotFound, Overloaded, Unavailable
+from service.gauges import GaugePublisher
+from service.hosted import Entry, HostedModel, model_key, priority_label
+from service.metrics import Metrics
+from service.statistics import Statistics
+from service.types import Completion, Work
+from service.waiting import WaitingRoom
+from service.worker import Workers
+
+log = logging.getLogger(__name__)
+
+DRAINING = "draining"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """max_queue: requests waiting in one replica. stall_s: a batch that runs longer makes the replica unhealthy."""
+
+    max_queue: int = 4096
+    stall_s: float = 60.0
+
+
+class Scheduler:
+    """Call everything on one event loop. clock: monotonic seconds, the clock of Work.arrival_s."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        workers: Workers,
+        metrics: Metrics,
+        limits: Limits | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._policy = policy
+        self._workers = workers
+        self._metrics = metrics
+        self._limits = limits or Limits()
+        self._clock = clock
+        self._models: dict[str, HostedModel] = {}
+        self._waiting = WaitingRoom(clock)
+        self._dispatcher = Dispatcher(policy, workers, self._waiting, self._models, clock)
+        self._gauges = GaugePublisher(policy, self._models)
+        self._set_points = SetPoints()
+        self._sequence = 0
+        self._draining = False
+
+    def add_model(self, model: ServableModel, profile: ServiceProfile) -> None:
+        """Make a warmed-up model available. Raises ValueError if this version is there already."""
+        spec = model.spec
+        key = model_key(spec.name, spec.version)
+        if key in self._models:
+            raise ValueError(f"model {spec.name} version {spec.version} is already scheduled")
+        hosted = HostedModel(model, profile, self._metrics.for_model(spec.name, spec.version))
+        hosted.obey(self._set_points)
+        self._models[key] = hosted
+        self._policy.set_model(hosted.plan())
+
+    async def remove_model(self, name: str, version: str) -> None:
+        """Refuse new requests for the model, let the others finish, then forget it. An unknown one is ignored."""
+        key = model_key(name, version)
+        hosted = self._models.get(key)
+        if hosted is None:
+            return
+        hosted.closing = True
+        await hosted.empty.wait()
+        if self._models.pop(key, None) is not None:
+            self._policy.remove_model(key)
+
+    def apply_setpoint(self, set_points: SetPoints) -> None:
+        """Obey an operator from the next dispatch on. What waits already keeps the bounds it was admitted with."""
+        self._set_points = set_points
+        for hosted in self._models.values():
+            hosted.obey(set_points)
+            self._policy.set_model(hosted.plan())
+
+    @property
+    def set_points(self) -> SetPoints:
+        return self._set_points
+
+    def statistics(self, name: str, version: str) -> Statistics:
+        """Live counters of a model version. Raises NotFound."""
+        return self._hosted(name, version).statistics
+
+    @property
+    def num_pending(self) -> int:
+        """Requests queued or computing."""
+        return sum(hosted.num_pending for hosted in self._models.values())
+
+    def healthy(self) -> bool:
+        """False when a batch has been on its worker for longer than any batch should: a stuck native call."""
+        now = self._clock()
+        return all(now - running.started_s < self._limits.stall_s for running in self._dispatcher.running)
+
+    async def drain(self) -> None:
+        """Refuse new requests and wait until the accepted ones are answered."""
+        self._draining = True
+        for hosted in list(self._models.values()):
+            await hosted.empty.wait()
+
+    def close(self) -> None:
+        """Stop at once: waiting requests are answered Unavailable, threads end after their batch."""
+        self._draining = True
+        for entry in self._waiting:
+            self._waiting.drop(entry, Unavailable("the server is stopping", reason=DRAINING), DRAINING)
+        self._waiting.close()
+        self._gauges.close()
+        self._workers.close()
+
+    async def submit(self, work: Work) -> Completion:
+        """Queue, compute and answer one request.
+
+        Raises NotFound, Overloaded (with reason and retry_after_s), DeadlineExceeded, InvalidRequest, ModelFailed, and
+        CancelledError if the awaiting task is cancelled: the request then leaves the queue at once.
+        """
+        entry = self._accept(work)
+        try:
+            return await entry.future
+        except asyncio.CancelledError:
+            self._waiting.cancel(entry)
+            raise
+
+    def _accept(self, work: Work) -> Entry:
+        hosted = self._hosted(work.model, work.version)
+        self._sequence += 1
+        try:
+            if self._draining or self._set_points.draining or hosted.closing:
+                raise Unavailable("the model takes no requests now", reason=DRAINING)
+            item = hosted.item(work, self._sequence)
+            self._admit(item)
+        except Overloaded as refusal:
+            hosted.metrics.count_shed(priority_label(work.contract.priority), refusal.reason)
+            raise
+        entry = Entry(work, item, hosted, asyncio.get_running_loop().create_future(), item.deadline_s)
+        hosted.enter()
+        self._waiting.add(entry)
+        self._dispatcher.wake()
+        self._gauges.touch()
+        return entry
+
+    def _admit(self, item: QueuedItem) -> None:
+        if len(self._waiting) >= self._limits.max_queue:
+            rate = max(self._policy.state(item.model).arrival_rate, 1.0)
+            retry_after_s = min(30.0, max(1.0, len(self._waiting) / rate))
+            raise Overloaded("the queue is full", retry_after_s, ShedReason.QUEUE_FULL)
+        admission = self._policy.admit(self._dispatcher.view(), item)
+        if not admission.ok:
+            reason = admission.reason or ShedReason.ADMISSION
+            raise Overloaded("the deadline cannot be met now", admission.retry_after_s, reason)
+        for evicted in admission.evicted:
+            self._waiting.shed(evicted, ShedReason.EVICTED)
+
+    def _hosted(self, name: str, version: str) -> HostedModel:
+        hosted = self._models.get(model_key(name, version))
+        if hosted is None:
+            raise NotFound(f"no model {name} version {version} is scheduled")
+        return hosted
