@@ -7,13 +7,15 @@ import json
 import math
 from bisect import bisect_left
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from swan_runtime.errors import CalibrationError, InvalidInputError
 
 FORMAT_VERSION = 1
+OPEN = -1e30
+"""Threshold under every finite score: all units run. Finite, so that JSON and float32 can hold it."""
 
 
 def check_budget(budget: float, name: str = "budget") -> float:
@@ -32,6 +34,8 @@ class BudgetPoint:
     activity_*: share of gated units that ran, MAC-weighted over layers: mean, median, 99th percentile over samples.
     macs_mean / macs_p99: MACs per request, gates and ungated parts included.
     quality: value of the table's metric at this budget.
+    k_max: layer name -> most units of one mask that may run at this budget; absent = no cap. Beyond it the top scores
+    are kept and the hit is counted.
     """
 
     budget: float
@@ -42,6 +46,7 @@ class BudgetPoint:
     macs_mean: float
     macs_p99: float
     quality: float
+    k_max: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +56,7 @@ class CalibrationTable:
     fingerprint: identifies the weights the table was measured on (sha256 of the checkpoint's tensors).
     metric: name of the quality measure ("accuracy", "recall_at_1", "agreement", ...), n: samples it was measured on.
     macs_dense: MACs per request of the same model without gates.
-    k_max: layer name -> most units of one row that may run; beyond it the top scores are kept and the hit is counted.
+    k_max: layer name -> cap for layers that a point gives none for.
     """
 
     model: str
@@ -100,7 +105,10 @@ class CalibrationTable:
         return self.points[0].budget
 
     def at(self, budget: float) -> BudgetPoint:
-        """The point for any budget in (0, 1], linear between served budgets, clamped at the ends."""
+        """The point for any budget in (0, 1], linear between served budgets, clamped at the ends.
+
+        Between a point and one whose gates are all open, the lower point is served as it is.
+        """
         value = check_budget(budget)
         budgets = self.budgets
         i = bisect_left(budgets, value)
@@ -162,6 +170,9 @@ class CalibrationTable:
         return CalibrationTable.from_json(path.read_text(encoding="utf-8"))
 
 
+_MAPPINGS = ("thresholds", "k_max")
+
+
 def fingerprint_bytes(*chunks: bytes) -> str:
     """sha256 over the chunks in order, hex."""
     digest = hashlib.sha256()
@@ -171,18 +182,23 @@ def fingerprint_bytes(*chunks: bytes) -> str:
 
 
 def _between(low: BudgetPoint, high: BudgetPoint, share: float, budget: float) -> BudgetPoint:
+    """Linear, except towards OPEN, which is no number to average with: up to there the lower point is served."""
+    if any(high.thresholds[name] <= OPEN < value for name, value in low.thresholds.items()):
+        return replace(low, budget=budget)
+
     def mix(a: float, b: float) -> float:
         return a + share * (b - a)
 
     return BudgetPoint(
         budget=budget,
-        thresholds={name: mix(low.thresholds[name], high.thresholds[name]) for name in low.thresholds},
+        thresholds={name: mix(value, high.thresholds[name]) for name, value in low.thresholds.items()},
         activity_mean=mix(low.activity_mean, high.activity_mean),
         activity_p50=mix(low.activity_p50, high.activity_p50),
         activity_p99=mix(low.activity_p99, high.activity_p99),
         macs_mean=mix(low.macs_mean, high.macs_mean),
         macs_p99=mix(low.macs_p99, high.macs_p99),
         quality=mix(low.quality, high.quality),
+        k_max={name: max(cap, high.k_max[name]) for name, cap in low.k_max.items() if name in high.k_max},
     )
 
 
@@ -198,5 +214,6 @@ def _point(raw: Any, index: int) -> BudgetPoint:
         raise CalibrationError(f"points[{index}]", "a JSON object", type(raw).__name__)
     _check_keys(raw, BudgetPoint, f"points[{index}]")
     thresholds = {str(name): float(value) for name, value in raw["thresholds"].items()}
-    numbers = {name: float(raw[name]) for name in BudgetPoint.__dataclass_fields__ if name != "thresholds"}
-    return BudgetPoint(thresholds=thresholds, **numbers)
+    numbers = {name: float(raw[name]) for name in BudgetPoint.__dataclass_fields__ if name not in _MAPPINGS}
+    k_max = {str(name): int(value) for name, value in raw["k_max"].items()}
+    return BudgetPoint(thresholds=thresholds, k_max=k_max, **numbers)

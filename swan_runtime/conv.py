@@ -1,0 +1,111 @@
+"""Channel-gated convolutions: a residual block whose middle channels a pooled gate switches off, per sample."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from swan_runtime.activations import MetaAcon, conv_activation
+from swan_runtime.gate import Gate, PooledChannelGate
+from swan_runtime.layers import GatedLayer, Spend
+from swan_runtime.layout import Layout
+from swan_runtime.plan import HardPlan, Plan
+
+
+class GatedConv(GatedLayer):
+    """conv2(gated act(norm(conv1(x)))): skips conv1's output and conv2's input channels. x: [B, C, H, W].
+
+    activation: relu, acon_a, acon_b, acon_c or meta_acon (whose switch reads the block's input, not its own).
+    gate: reads x pooled over space; default a PooledChannelGate.
+    """
+
+    def __init__(self, conv1: nn.Conv2d, conv2: nn.Conv2d, activation: str = "relu", gate: Gate | None = None) -> None:
+        channels = conv1.out_channels
+        super().__init__(channels, gate or PooledChannelGate(conv1.in_channels, channels))
+        self.activation = activation
+        self.conv1 = conv1
+        self.norm: nn.Module = nn.BatchNorm2d(channels)
+        self.act = conv_activation(activation, channels, conv1.in_channels)
+        self.conv2 = conv2
+
+    @property
+    def unit_macs(self) -> int:
+        """For a 1x1 image; `unit_macs_at` gives the real figure."""
+        return self.unit_macs_at(1, 1)
+
+    def unit_macs_at(self, height: int, width: int) -> int:
+        """MACs of one active channel for an input of height x width pixels."""
+        h1, w1 = conv_size(self.conv1, height, width)
+        h2, w2 = conv_size(self.conv2, h1, w1)
+        area1, area2 = self.conv1.kernel_size, self.conv2.kernel_size
+        first = h1 * w1 * self.conv1.in_channels * area1[0] * area1[1]
+        return first + h2 * w2 * self.conv2.out_channels * area2[0] * area2[1]
+
+    @property
+    def switch_macs(self) -> int:
+        """MACs of meta-ACON's switch per sample; counted as fixed."""
+        return self.act.macs if isinstance(self.act, MetaAcon) else 0
+
+    def unit_values(self, x: Tensor) -> Tensor:
+        """[B, units, H', W']."""
+        return self._activate(x)
+
+    def _activate(self, x: Tensor) -> Tensor:
+        hidden = self.norm(self.conv1(x))
+        out: Tensor = self.act(hidden, x) if isinstance(self.act, MetaAcon) else self.act(hidden)
+        return out
+
+    def spend(self, x: Tensor) -> Spend:
+        ones = [1] * x.shape[0]
+        return Spend(None, ones, ones, ones, self.unit_macs_at(x.shape[2], x.shape[3]), self.switch_macs)
+
+    def forward(self, x: Tensor, plan: Plan | None = None) -> Tensor:
+        """[B, C, H, W] -> [B, O, H2, W2]; plan None: every channel runs."""
+        if plan is None:
+            out: Tensor = self.conv2(self._activate(x))
+            return out
+        if self.packed is not None and isinstance(plan, HardPlan) and self.runs_packed(plan):
+            return self.packed.run(self, x, plan, Layout([1] * x.shape[0], None, None, x.shape[:1]))
+        hidden = self._activate(x)
+        gates = self.open_gates(plan, self.gate.scores(x), self.spend(x))
+        mean = self.mean[:, None, None]
+        gated: Tensor = self.conv2(torch.addcmul(mean, gates[:, :, None, None], hidden - mean))
+        return gated
+
+
+class GatedConvBlock(nn.Module):
+    """Basic residual block: act(norm2(core(x)) + shortcut(x)), with the core's middle channels gated.
+
+    The shortcut is the identity, or a strided 1x1 convolution with BatchNorm where the shape changes.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, stride: int = 1, activation: str = "relu", gate: Gate | None = None
+    ) -> None:
+        super().__init__()
+        conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, 1, bias=False)
+        conv2 = nn.Conv2d(out_channels, out_channels, 3, 1, 1, bias=False)
+        self.core = GatedConv(conv1, conv2, activation, gate)
+        self.norm2 = nn.BatchNorm2d(out_channels)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or in_channels != out_channels:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels)
+            )
+        self.act = conv_activation(activation, out_channels) if activation != "relu" else None
+
+    def forward(self, x: Tensor, plan: Plan | None = None) -> Tensor:
+        y = self.norm2(self.core(x, plan)) + self.shortcut(x)
+        return F.relu(y) if self.act is None else self.act(y)
+
+
+def conv_size(conv: nn.Conv2d, height: int, width: int) -> tuple[int, int]:
+    """Output height and width of a convolution."""
+    sizes = []
+    for i, size in enumerate((height, width)):
+        padding, dilation, kernel, stride = (
+            int(conv.padding[i]), conv.dilation[i], conv.kernel_size[i], conv.stride[i],
+        )  # fmt: skip
+        sizes.append((size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1)
+    return sizes[0], sizes[1]

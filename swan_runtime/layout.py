@@ -1,0 +1,68 @@
+"""Which positions of a layer's input belong to which request, and which positions share one mask."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from swan_runtime.errors import InvalidInputError
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """A batch flattened to positions [N, D].
+
+    lengths: positions of each row. rows: [N] batch row of each position, None when position i is row i.
+    valid: [B, T] bool of a padded input, None otherwise. shape: the input's leading dimensions.
+    """
+
+    lengths: list[int]
+    rows: Tensor | None
+    valid: Tensor | None
+    shape: torch.Size
+
+    @staticmethod
+    def flatten(x: Tensor, lengths: Sequence[int] | None = None) -> tuple[Tensor, Layout]:
+        """x -> (positions [N, D], layout).
+
+        x: [B, D] rows; [B, T, D] rows of T tokens (with `lengths`: padded, only the first lengths[b] count);
+        [N, D] with `lengths`: the tokens of all rows one after the other, no padding.
+        """
+        lead = x.shape[:-1]
+        if len(lead) > 2 or not lead:
+            raise InvalidInputError("x", "[B, D] or [B, T, D]", str(tuple(x.shape)))
+        if lengths is None:
+            if len(lead) == 1:
+                return x, Layout([1] * lead[0], None, None, lead)
+            rows = torch.arange(lead[0], device=x.device).repeat_interleave(lead[1])
+            return x.reshape(-1, x.shape[-1]), Layout([lead[1]] * lead[0], rows, None, lead)
+        counts = torch.as_tensor(lengths, device=x.device)
+        rows = torch.arange(len(counts), device=x.device).repeat_interleave(counts)
+        if len(lead) == 1:
+            if len(rows) != lead[0]:
+                raise InvalidInputError("lengths", f"a sum of {lead[0]} tokens", str(len(rows)))
+            return x, Layout(list(lengths), rows, None, lead)
+        if len(counts) != lead[0] or int(counts.max()) > lead[1]:
+            raise InvalidInputError("lengths", f"{lead[0]} values of at most {lead[1]}", str(list(lengths)))
+        valid = torch.arange(lead[1], device=x.device) < counts[:, None]
+        return x[valid], Layout(list(lengths), rows, valid, lead)
+
+    def restore(self, y: Tensor) -> Tensor:
+        """positions [N, O] -> the input's leading shape; padding positions become zero."""
+        if self.valid is None:
+            return y.reshape(*self.shape, y.shape[-1])
+        out = y.new_zeros(*self.shape, y.shape[-1])
+        out[self.valid] = y
+        return out
+
+    def mean(self, values: Tensor, square: bool = False) -> Tensor:
+        """values [N, F] -> [B, F]: mean over each row's positions; square: root of the mean square."""
+        if self.rows is None:
+            return values
+        values = values.square() if square else values
+        sums = values.new_zeros(len(self.lengths), values.shape[1]).index_add(0, self.rows, values)
+        means = sums / torch.tensor(self.lengths, dtype=values.dtype, device=values.device).clamp_min(1)[:, None]
+        return means.clamp_min(1e-20).sqrt() if square else means
