@@ -133,7 +133,7 @@ class Dispatcher:
             late = len(entries) - on_time
             predicted_s = running.decision.predicted_s
             self._learn(BatchDone(hosted.key, running.rows, predicted_s, result.compute_s, now, on_time, late))
-            hosted.count_batch(len(entries), running.rows, result)
+            hosted.metrics.count_batch(len(entries), running.rows, result.input_s, result.compute_s, result.output_s)
         elif result.worker_died:
             hosted.metrics.count_worker_death()
         self._fill_workers()  # the worker gets its next batch before this one's clients get their answers
@@ -158,10 +158,10 @@ class Dispatcher:
                 hosted.last_reports = answer.reports
                 served.append(_served(entry, completion, now))
             else:
-                hosted.count_failed(entry.label, now - entry.work.arrival_s)
+                hosted.metrics.count_error(entry.label)
                 entry.fail(answer)
         if served:
-            hosted.count_served(served)
+            hosted.metrics.count_served(served)
 
 
 def floor_decision(models: Mapping[str, HostedModel]) -> Decision | None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from models.interface import ServableModel
@@ -13,10 +11,8 @@ from service.control.profile import ServiceProfile
 from service.control.types import Decision, Limit, ModelPlan, QueuedItem, ShedReason, priority_class
 from service.coordinator import Mode, SetPoints
 from service.errors import Overloaded, ServiceError
-from service.metrics import ModelMetrics, Served
-from service.statistics import Statistics
+from service.metrics import ModelMetrics
 from service.types import Completion, DeadlinePolicy, LimitedBy, Quality, Work
-from service.worker import JobResult
 from swan_runtime.report import ComputeReport
 
 PRIORITY_LABELS = ("high", "normal", "low")  # by the class of the control law
@@ -66,7 +62,6 @@ class HostedModel:
         self.key = model_key(model.spec.name, model.spec.version)
         self.profile = profile
         self.metrics = metrics
-        self.statistics = Statistics()
         self.queue = EdfQueue()
         self.num_pending = 0
         self.closing = False
@@ -151,22 +146,6 @@ class HostedModel:
         if decision.limit is Limit.OPERATOR or self.low == self.high or budget >= entry.item.ceiling:
             return LimitedBy.OPERATOR
         return LimitedBy.LOAD
-
-    def count_batch(self, requests: int, rows: int, result: JobResult) -> None:
-        seconds = (result.input_s, result.compute_s, result.output_s)
-        self.metrics.count_batch(requests, rows, *seconds)
-        self.statistics.count_batch(requests, rows, seconds, time.time())
-
-    def count_served(self, served: Sequence[Served]) -> None:
-        self.metrics.count_served(served)
-        statistics = self.statistics
-        for one in served:
-            statistics.success.add(one.total_s)
-            statistics.queue.add(one.queue_s)
-
-    def count_failed(self, label: str, seconds: float) -> None:
-        self.metrics.count_error(label)
-        self.statistics.fail.add(seconds)
 
     def served(self, budget: float) -> float:
         """`budget` resolved to what the calibration serves."""

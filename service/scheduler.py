@@ -21,7 +21,6 @@ from service.errors import NotFound, Overloaded, Unavailable
 from service.gauges import GaugePublisher
 from service.hosted import Entry, HostedModel, model_key, priority_label
 from service.metrics import Metrics
-from service.statistics import Statistics
 from service.types import Completion, Work
 from service.waiting import WaitingRoom
 from service.worker import Workers
@@ -56,6 +55,7 @@ class Scheduler:
         self._limits = limits or Limits()
         self._clock = clock
         self._models: dict[str, HostedModel] = {}
+        self._replaced: list[HostedModel] = []  # by a reload; batches may still run on them
         self._waiting = WaitingRoom(clock)
         self._dispatcher = Dispatcher(policy, workers, self._waiting, self._models, clock)
         self._gauges = GaugePublisher(policy, self._models)
@@ -64,26 +64,27 @@ class Scheduler:
         self._draining = False
 
     def add_model(self, model: ServableModel, profile: ServiceProfile) -> None:
-        """Make a warmed-up model available. Raises ValueError if this version is there already."""
+        """Make a warmed-up model available. It replaces one of the same name and version, with what waits there."""
         spec = model.spec
-        key = model_key(spec.name, spec.version)
-        if key in self._models:
-            raise ValueError(f"model {spec.name} version {spec.version} is already scheduled")
         hosted = HostedModel(model, profile, self._metrics.for_model(spec.name, spec.version))
         hosted.obey(self._set_points)
-        self._models[key] = hosted
+        replaced = self._models.get(hosted.key)
+        self._models[hosted.key] = hosted
         self._policy.set_model(hosted.plan())
+        if replaced is not None:
+            self._waiting.move(replaced, hosted)
+            self._replaced.append(replaced)
 
-    async def remove_model(self, name: str, version: str) -> None:
-        """Refuse new requests for the model, let the others finish, then forget it. An unknown one is ignored."""
-        key = model_key(name, version)
-        hosted = self._models.get(key)
-        if hosted is None:
-            return
-        hosted.closing = True
-        await hosted.empty.wait()
-        if self._models.pop(key, None) is not None:
-            self._policy.remove_model(key)
+    async def remove_model(self, model: ServableModel) -> None:
+        """Refuse new requests for this very model, let the others finish, forget it. An unknown one is ignored."""
+        known = [hosted for hosted in (*self._models.values(), *self._replaced) if hosted.model is model]
+        for hosted in known:
+            hosted.closing = True
+            await hosted.empty.wait()
+            if self._models.get(hosted.key) is hosted:
+                del self._models[hosted.key]
+                self._policy.remove_model(hosted.key)
+            self._replaced = [other for other in self._replaced if other is not hosted]
 
     def apply_setpoint(self, set_points: SetPoints) -> None:
         """Obey an operator from the next dispatch on. What waits already keeps the bounds it was admitted with."""
@@ -96,14 +97,10 @@ class Scheduler:
     def set_points(self) -> SetPoints:
         return self._set_points
 
-    def statistics(self, name: str, version: str) -> Statistics:
-        """Live counters of a model version. Raises NotFound."""
-        return self._hosted(name, version).statistics
-
     @property
     def num_pending(self) -> int:
         """Requests queued or computing."""
-        return sum(hosted.num_pending for hosted in self._models.values())
+        return sum(hosted.num_pending for hosted in (*self._models.values(), *self._replaced))
 
     def healthy(self) -> bool:
         """False when a batch has been on its worker for longer than any batch should: a stuck native call."""
@@ -113,7 +110,7 @@ class Scheduler:
     async def drain(self) -> None:
         """Refuse new requests and wait until the accepted ones are answered."""
         self._draining = True
-        for hosted in list(self._models.values()):
+        for hosted in [*self._models.values(), *self._replaced]:
             await hosted.empty.wait()
 
     def close(self) -> None:

@@ -102,8 +102,10 @@ class Completion:
 
     @property
     def activity(self) -> float:
-        """Measured share of gated units that ran, mean over rows."""
-        return sum(report.activity for report in self.reports) / len(self.reports) if self.reports else 1.0
+        """Measured share of gated units that ran, MAC-weighted over rows and layers; 1.0 without gates."""
+        layers = [layer for report in self.reports for layer in report.layers]
+        dense = sum([layer.macs_dense for layer in layers])
+        return sum([layer.activity * layer.macs_dense for layer in layers]) / dense if dense else 1.0
 
 
 @dataclass(frozen=True, slots=True)

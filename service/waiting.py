@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from service.control.types import QueuedItem, ShedReason
 from service.deadlines import DeadlineTimer
 from service.errors import DeadlineExceeded, Overloaded, ServiceError
-from service.hosted import Entry
+from service.hosted import Entry, HostedModel
 
 
 class WaitingRoom:
@@ -44,6 +44,16 @@ class WaitingRoom:
         entry.hosted.queue.remove(entry.item)
         entry.item = item
         entry.hosted.queue.add(item)
+
+    def move(self, old: HostedModel, new: HostedModel) -> None:
+        """Let what waits for one model run on another that answers to the same name."""
+        for item in list(old.queue):
+            entry = self._entries[item.sequence]
+            old.queue.remove(item)
+            old.leave()
+            entry.hosted = new
+            new.enter()
+            new.queue.add(item)
 
     def shed(self, item: QueuedItem, reason: ShedReason, retry_after_s: float = 1.0) -> None:
         """Answer a request that the policy gave up. One that has left in the meantime is ignored."""

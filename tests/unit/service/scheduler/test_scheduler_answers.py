@@ -250,20 +250,45 @@ def test_close_answers_what_waits() -> None:
 
 
 def test_a_removed_model_finishes_its_requests_and_is_gone() -> None:
-    it = bench()
+    model = GatedNumpy()
+    it = Bench(Fixed(), [model])
 
     async def scenario() -> None:
         accepted = it.submit(row(1))
         await settle()
-        removing = asyncio.ensure_future(it.scheduler.remove_model("gated", "1"))
+        removing = asyncio.ensure_future(it.scheduler.remove_model(model))
         await settle()
+        refused = it.submit(row(2))
+        await settle()
+        with pytest.raises(Unavailable):
+            refused.result()
         assert not removing.done()
         await it.finish()
         assert accepted.result().deadline_met
         assert removing.done()
         with pytest.raises(NotFound):
             await it.submit(row(1))
-        it.scheduler.add_model(GatedNumpy(), profile_of(GatedNumpy()))
+
+    it.run(scenario())
+
+
+def test_a_reload_runs_what_waits_on_the_new_model_and_lets_the_old_one_finish() -> None:
+    old, new = GatedNumpy(max_batch=1), GatedNumpy(max_batch=1, units=32)
+    it = Bench(Fixed(), [old])
+
+    async def scenario() -> None:
+        running, waiting = it.submit(row(1)), it.submit(row(2))
+        await settle()
+        it.scheduler.add_model(new, profile_of(new))
+        leaving = asyncio.ensure_future(it.scheduler.remove_model(old))
+        await settle()
+        assert not leaving.done()
+        assert it.scheduler.num_pending == 2
+        await it.finish_all()
+        assert leaving.done()
+        assert running.result().macs_dense == 16 * 12 + 3
+        assert waiting.result().macs_dense == 32 * 12 + 3
+        assert it.scheduler.num_pending == 0
 
     it.run(scenario())
 
