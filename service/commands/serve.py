@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +10,7 @@ from rich.console import Console
 
 from service.config import InvalidSetting, Settings
 from service.launcher.preflight import CannotStart
-from service.launcher.run import Plan, Restart, serve
+from service.launcher.run import Plan, serve
 from service.launcher.serve_file import ServeFile, default_path
 
 app = typer.Typer(add_completion=False)
@@ -45,12 +44,4 @@ def command(
     except (CannotStart, InvalidSetting) as problem:
         console.print(f"[red]cannot start:[/] {problem}")
         raise typer.Exit(2) from None
-    except Restart:
-        _run_again()
     raise typer.Exit(code)
-
-
-def _run_again() -> None:
-    import os
-
-    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import os
-import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -13,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import psutil
 
 from service.launcher.preflight import CannotStart
 from service.launcher.serve_file import ServeFile
@@ -21,7 +17,6 @@ from service.launcher.serve_file import ServeFile
 OBJECT_STORE_BYTES = 80 << 20  # nothing travels through it: requests are answered where they arrive
 PROXY_START_TIMEOUT_S = 30.0
 POLL_S = 0.05
-PR_SET_CHILD_SUBREAPER = 36
 
 
 class ProxyFailed(CannotStart):
@@ -39,7 +34,6 @@ class Cluster:
         self._directory = directory
         self._stopping = stopping
         self._client: Any = None
-        adopt_orphans()
         os.environ.update(environment)
 
     def start_ray(self, cpus: float) -> None:
@@ -86,7 +80,7 @@ class Cluster:
             if status.status == "RUNNING":
                 return
             if status.status in ("DEPLOY_FAILED", "UNHEALTHY"):
-                raise CannotStart(f"a replica does not start: {_cause(status.message)} (logs: {self.logs})")
+                raise CannotStart(f"a replica does not start: {_cause(status.message)}")
             time.sleep(POLL_S)
 
     def wait_until_ready(self, url: str) -> None:
@@ -101,25 +95,19 @@ class Cluster:
                 except httpx.TransportError:
                     pass
                 time.sleep(POLL_S)
-        raise ProxyFailed(f"the ingress proxy does not answer at {url} (logs: {self.logs})")
+        raise ProxyFailed(f"the ingress proxy does not answer at {url}")
 
     def drain(self, application: str) -> None:
         """Stop taking requests and answer those in flight, within the deployment's graceful_shutdown_timeout_s."""
         self._client.delete_apps([application], blocking=True)
 
     def stop(self) -> None:
-        """End every process that was started and remove the private directory; safe at any point of a start."""
+        """Stop Serve and Ray; safe at any point of a start."""
         ray = sys.modules.get("ray")
         if ray is not None and ray.is_initialized():
             if self._client is not None:
                 self._client.shutdown(timeout_s=10.0)
             ray.shutdown()
-        end_children()
-        shutil.rmtree(self._directory, ignore_errors=True)
-
-    @property
-    def logs(self) -> Path:
-        return self._directory / "ray" / "session_latest" / "logs"
 
     def _check_stop(self) -> None:
         if self._stopping():
@@ -159,25 +147,3 @@ def _cause(message: str) -> str:
     """The last line of a replica's traceback: the exception itself."""
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     return lines[-1] if lines else "no reason given"
-
-
-def adopt_orphans() -> None:
-    """Become the parent of orphaned descendants, so that `end_children` sees a process whose own parent was killed."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-
-
-def end_children(grace_s: float = 3.0) -> None:
-    """End all descendants of this process: asked first, killed after `grace_s`."""
-    children = psutil.Process().children(recursive=True)
-    for child in children:
-        _signal(child.terminate)
-    _, alive = psutil.wait_procs(children, timeout=grace_s)
-    for child in alive:
-        _signal(child.kill)
-    psutil.wait_procs(alive, timeout=grace_s)
-
-
-def _signal(send: Callable[[], None]) -> None:
-    with contextlib.suppress(psutil.NoSuchProcess):
-        send()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -20,7 +22,11 @@ from service.launcher.cluster import Cluster, ProxyFailed, StopRequested
 from service.launcher.preflight import CannotStart, Machine
 from service.launcher.ray_environment import ray_environment
 from service.launcher.serve_file import ServeFile
+from service.launcher.supervise import CRASHED, supervise
 
+CANNOT_START = 2
+PROXY_FAILED = 3
+PRINTED = "printed.log"
 SYSTEM_CPUS = 1  # logical CPUs beyond the replicas', so that a rolling update finds room
 
 
@@ -66,21 +72,48 @@ class Signals:
 
 def serve(plan: Plan, console: Console) -> int:
     """Run until a signal. Returns the exit code; raises CannotStart with one clear line."""
-    signals = Signals()
-    signals.install()
     check(plan, console)
+    ha_proxy = wants_ha_proxy(plan, console)
+    code = _supervised(plan, console, ha_proxy)
+    if code == PROXY_FAILED and plan.proxy == "auto":
+        _warn(console, "Starting again with Ray Serve's default proxy, which is about 20 times slower.")
+        code = _supervised(plan, console, False)
+    return code
+
+
+def _supervised(plan: Plan, console: Console, ha_proxy: bool) -> int:
+    directory = preflight.private_directory()
     try:
-        return _live(plan, console, signals, wants_ha_proxy(plan, console))
-    except ProxyFailed as problem:
-        if plan.proxy != "auto":
-            raise
-        _warn(console, f"{problem}. Starting again with Ray Serve's default proxy, which is about 20 times slower.")
-    os.environ["SWAN_PROXY"] = "default"
-    raise Restart
+        code = supervise(lambda: _guarded(plan, directory, ha_proxy))
+        if code == CRASHED:
+            kept = _keep_logs(directory)
+            console.print(f"[red]stopped unexpectedly:[/] Ray or one of its processes was killed; logs: {kept}")
+        return code
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
 
 
-class Restart(Exception):
-    """Ray reads its environment once a process: the caller starts this program anew with the default proxy."""
+def _guarded(plan: Plan, directory: Path, ha_proxy: bool) -> int:
+    """Exit code instead of an exception: the supervisor is another process."""
+    console = _quiet(directory)
+    try:
+        return _live(plan, console, directory, ha_proxy)
+    except CannotStart as problem:
+        console.print(f"[red]cannot start:[/] {problem}")
+        kept = _keep_logs(directory)
+        console.print(f"[dim]logs: {kept}[/]")
+        return PROXY_FAILED if isinstance(problem, ProxyFailed) else CANNOT_START
+
+
+def _keep_logs(directory: Path) -> Path:
+    """Copy Ray's logs out of the folder that is about to go."""
+    logs = directory / "ray" / "session_latest" / "logs"
+    kept = directory.with_name(f"{directory.name}-logs")
+    if logs.is_dir():
+        shutil.copytree(logs, kept, dirs_exist_ok=True, symlinks=True, ignore_dangling_symlinks=True)
+    kept.mkdir(exist_ok=True)
+    shutil.copy(directory / PRINTED, kept)
+    return kept
 
 
 def check(plan: Plan, console: Console) -> None:
@@ -104,8 +137,9 @@ def wants_ha_proxy(plan: Plan, console: Console) -> bool:
     return False
 
 
-def _live(plan: Plan, console: Console, signals: Signals, ha_proxy: bool) -> int:
-    directory = preflight.private_directory()
+def _live(plan: Plan, console: Console, directory: Path, ha_proxy: bool) -> int:
+    signals = Signals()
+    signals.install()
     environment = {
         **ray_environment(directory, plan.file.http_port, ha_proxy),
         **environment_of(plan.overrides),
@@ -123,6 +157,15 @@ def _live(plan: Plan, console: Console, signals: Signals, ha_proxy: bool) -> int
         cluster.stop()
     console.print("Stopped.")
     return 0
+
+
+def _quiet(directory: Path) -> Console:
+    """A console on the terminal, for us alone: what Ray prints, harmless alarms at every shutdown, goes to a file."""
+    terminal = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
+    with (directory / PRINTED).open("wb") as stream:
+        os.dup2(stream.fileno(), sys.stdout.fileno())
+        os.dup2(stream.fileno(), sys.stderr.fileno())
+    return Console(file=terminal, highlight=False, soft_wrap=True)
 
 
 def _metrics_environment(directory: Path) -> dict[str, str]:
