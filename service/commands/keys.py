@@ -15,7 +15,7 @@ from service.security import KeyFileError, KeyRing, KeyScope, create
 
 app = typer.Typer(no_args_is_help=True, help=__doc__)
 
-KeyFile = Annotated[Path, typer.Option("--file", help="The key file; give the same to `swan serve --api-keys`.")]
+KeyFile = Annotated[Path, typer.Option("--file", help="The key file; `swan serve` reads it from SWAN_API_KEYS_FILE.")]
 DEFAULT_FILE = Path("swan-keys.json")
 DAY_S = 86_400.0
 

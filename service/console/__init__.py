@@ -1,0 +1,1 @@
+"""The console: one self-contained page and the JSON it polls."""
