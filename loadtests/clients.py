@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 from urllib.parse import urlsplit
 
@@ -75,7 +75,15 @@ class _Connection(asyncio.Protocol):
 class HttpClient:
     """HTTP/1.1 client over a growing pool of keep-alive connections. bodies: (body, JSON header length or None)."""
 
-    def __init__(self, url: str, model: str, bodies: Sequence[tuple[bytes, int | None]], timeout_s: float) -> None:
+    def __init__(
+        self,
+        url: str,
+        model: str,
+        bodies: Sequence[tuple[bytes, int | None]],
+        timeout_s: float,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        self._headers = dict(headers or {})
         parts = urlsplit(url)
         self._host, self._port = parts.hostname or "127.0.0.1", parts.port or 80
         path = f"{parts.path.rstrip('/')}/v2/models/{model}/infer"
@@ -88,6 +96,7 @@ class HttpClient:
         lines = [f"POST {path} HTTP/1.1", f"Host: {self._host}:{self._port}", f"Content-Length: {len(body)}"]
         if header is not None:
             lines.append(f"Inference-Header-Content-Length: {header}")
+        lines += [f"{name}: {value}" for name, value in self._headers.items()]
         return "\r\n".join([*lines, "", ""]).encode() + body
 
     async def send(self, index: int) -> Answer:
@@ -119,7 +128,10 @@ class HttpClient:
 class GrpcClient:
     """ModelInfer with serialized requests, one channel."""
 
-    def __init__(self, target: str, requests: Sequence[bytes], timeout_s: float) -> None:
+    def __init__(
+        self, target: str, requests: Sequence[bytes], timeout_s: float, headers: Mapping[str, str] | None = None
+    ) -> None:
+        self._metadata = tuple((headers or {}).items())
         options = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
         self._channel = grpc.aio.insecure_channel(target, options=options)
         self._call = self._channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
@@ -128,7 +140,11 @@ class GrpcClient:
 
     async def send(self, index: int) -> Answer:
         try:
-            return from_grpc(await self._call(self._requests[index % len(self._requests)], timeout=self._timeout_s))
+            return from_grpc(
+                await self._call(
+                    self._requests[index % len(self._requests)], timeout=self._timeout_s, metadata=self._metadata
+                )
+            )
         except grpc.aio.AioRpcError as error:
             return Answer(_grpc_outcome(error), {}, detail=f"{error.code().name} {error.details()}")
 

@@ -19,7 +19,7 @@ class Run:
     """Arrays over requests, in order of intended send time (seconds from the start).
 
     sent: when it really left; done: when the answer was complete; score: 1 right, 0 wrong (or a similarity), nan
-    without an answer; numbers: response parameters by name, nan where absent.
+    without an answer; numbers: response parameters by name, nan where absent; deadline: relative, seconds.
     """
 
     intended: Floats
@@ -29,7 +29,7 @@ class Run:
     score: Floats
     retry_after: Floats
     numbers: dict[str, Floats]
-    deadline_s: float
+    deadline: Floats
     details: tuple[str, ...] = ()
 
     @property
@@ -39,16 +39,16 @@ class Run:
 
     @property
     def on_time(self) -> NDArray[np.bool_]:
-        return (self.outcome == Outcome.OK) & (self.latency <= self.deadline_s)
+        return (self.outcome == Outcome.OK) & (self.latency <= self.deadline)
 
 
 class Recorder:
     """Filled while a run goes on; `finish` freezes it."""
 
-    def __init__(self, intended: Floats, deadline_s: float) -> None:
+    def __init__(self, intended: Floats, deadline: Floats) -> None:
         size = len(intended)
         self.intended = intended
-        self.deadline_s = deadline_s
+        self.deadline = deadline
         self.sent = np.full(size, np.nan)
         self.done = np.full(size, np.nan)
         self.outcome = np.full(size, Outcome.LOST, np.int8)
@@ -78,7 +78,7 @@ class Recorder:
             self.score,
             self.retry_after,
             self.numbers,
-            self.deadline_s,
+            self.deadline,
             tuple(self._details),
         )
 

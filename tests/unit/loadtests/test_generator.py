@@ -28,7 +28,7 @@ class HeldClient:
 
 async def test_a_hanging_service_does_not_hold_back_the_next_request() -> None:
     client = HeldClient()
-    plan = Plan(np.linspace(0.0, 0.02, 50), np.arange(50), 1.0)
+    plan = Plan(np.linspace(0.0, 0.02, 50), np.arange(50), np.ones(50))
     task = asyncio.create_task(run(plan, client, lambda index, answer: 1.0))
     while client.seen < 50:
         await asyncio.sleep(0)
@@ -43,7 +43,9 @@ async def test_a_hanging_service_does_not_hold_back_the_next_request() -> None:
 
 async def test_requests_beyond_the_open_limit_are_counted_as_lost_not_forgotten() -> None:
     client = HeldClient()
-    task = asyncio.create_task(run(Plan(np.zeros(10), np.arange(10), 1.0), client, lambda i, a: 1.0, max_open=4))
+    task = asyncio.create_task(
+        run(Plan(np.zeros(10), np.arange(10), np.ones(10)), client, lambda i, a: 1.0, max_open=4)
+    )
     while client.seen < 4:
         await asyncio.sleep(0)
     client.release.set()
@@ -53,7 +55,7 @@ async def test_requests_beyond_the_open_limit_are_counted_as_lost_not_forgotten(
 
 
 def recorded(latencies_s: list[float], outcomes: list[Outcome], deadline_s: float = 0.1) -> Recorder:
-    recorder = Recorder(np.arange(len(latencies_s), dtype=float), deadline_s)
+    recorder = Recorder(np.arange(len(latencies_s), dtype=float), np.full(len(latencies_s), deadline_s))
     for i, (latency, outcome) in enumerate(zip(latencies_s, outcomes, strict=True)):
         recorder.sent[i] = i
         score = 1.0 if outcome == Outcome.OK else float("nan")

@@ -1,0 +1,144 @@
+"""Play a scenario: measure capacity first, then blocks of each policy in shuffled order, and judge what came out."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from loadtests.capacity import Capacity, measure
+from loadtests.generator import Progress, client_was_the_bottleneck
+from loadtests.records import Run, Summary, summarise
+from loadtests.scenarios import Scenario, Unit
+from loadtests.schedules import arrivals
+from loadtests.session import Session, Variant
+from loadtests.statistics import sleep_jitter_p99_s
+
+Say = Callable[[str], None]
+ADAPTIVE, FIXED = "adaptive", "fixed-1.0"
+SETPOINTS = {ADAPTIVE: {"mode": "auto"}, FIXED: {"mode": "manual", "budget": 1.0}}
+BELOW_ANY_FLOOR = 0.001  # a budget below the table is served at its smallest
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """One policy on one seed of the schedule."""
+
+    policy: str
+    seed: int
+    run: Run
+    summary: Summary
+
+
+@dataclass(frozen=True, slots=True)
+class Played:
+    """A scenario's result. noisy: why the verdict should not be trusted, empty when it can be."""
+
+    scenario: Scenario
+    model: str
+    protocol: str
+    deadline_s: float
+    capacity: Capacity
+    full_accuracy: float
+    blocks: tuple[Block, ...]
+    noisy: tuple[str, ...]
+
+    def of(self, policy: str) -> list[Block]:
+        return [block for block in self.blocks if block.policy == policy]
+
+    def average(self, policy: str, field: str) -> float:
+        return float(np.mean([getattr(block.summary, field) for block in self.of(policy)]))
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """rounds: blocks of each policy. deadline_s None = ten times the unloaded full-quality p50, at least 25 ms."""
+
+    deadline_s: float | None = None
+    rounds: int = 2
+    seed: int = 1
+    control: bool = True
+
+
+async def unloaded_deadline_s(session: Session) -> float:
+    """A deadline that an idle machine meets with ease: max(10 x unloaded p50, 5 x the machine's wake-up jitter)."""
+    variant = Variant(10.0, {"quality": "full"})
+    run = await session.run(np.arange(100) * 0.02, (variant,))
+    p50 = summarise(run).p50_ms / 1e3
+    return round(max(10.0 * p50, 5.0 * sleep_jitter_p99_s(), 0.025), 3)
+
+
+async def play(
+    scenario: Scenario, session: Session, options: Options, say: Say, progress: Progress | None = None
+) -> Played:
+    """Measure, play, judge. The target's set-point is back to `auto` afterwards."""
+    jitter = [sleep_jitter_p99_s()]
+    full_accuracy = await session.reference()
+    deadline_s = options.deadline_s or await unloaded_deadline_s(session)
+    say(f"deadline {deadline_s * 1e3:.0f} ms; full quality scores {full_accuracy:.4f} without load")
+    policies = [ADAPTIVE, FIXED] if scenario.compare and options.control else [ADAPTIVE]
+    blocks: list[Block] = []
+    try:
+        capacity = await unit_capacity(scenario, session, deadline_s, options, say)
+        order = [(policy, round_) for round_ in range(options.rounds) for policy in policies]
+        random.Random(options.seed).shuffle(order)
+        for policy, round_ in order:
+            set_policy(session, SETPOINTS[policy], options)
+            say(f"{scenario.name}: {policy}, block {len(blocks) + 1} of {len(order)}")
+            blocks.append(
+                await block(scenario, session, capacity.rate, deadline_s, (policy, options.seed + round_), progress)
+            )
+            jitter.append(sleep_jitter_p99_s())
+    finally:
+        set_policy(session, SETPOINTS[ADAPTIVE], options)
+    reasons = noise(blocks, jitter, deadline_s)
+    return Played(
+        scenario, session.model, session.protocol, deadline_s, capacity, full_accuracy, tuple(blocks), tuple(reasons)
+    )
+
+
+def set_policy(session: Session, setpoint: dict[str, object], options: Options) -> None:
+    if options.control:
+        session.target.control({"model": session.model, **setpoint})
+
+
+async def unit_capacity(
+    scenario: Scenario, session: Session, deadline_s: float, options: Options, say: Say
+) -> Capacity:
+    """Capacity at full budget or at the floor, by asking for that budget in every request: needs no admin plane."""
+    if scenario.unit is Unit.FULL:
+        say("measuring capacity at full budget")
+        return await measure(session, Variant(deadline_s, {"quality": "full"}), say)
+    say("measuring capacity at the floor budget")
+    return await measure(session, Variant(deadline_s, {"quality": BELOW_ANY_FLOOR}), say)
+
+
+async def block(
+    scenario: Scenario,
+    session: Session,
+    unit_rate: float,
+    deadline_s: float,
+    what: tuple[str, int],
+    progress: Progress | None,
+) -> Block:
+    policy, seed = what
+    times = arrivals(scenario.shape(unit_rate, scenario.block_s), scenario.block_s, seed, scenario.cv2)
+    variants = (
+        (Variant(deadline_s, {}), Variant(4.0 * deadline_s, {})) if scenario.mixed else (Variant(deadline_s, {}),)
+    )
+    run = await session.run(times, variants, seed, progress)
+    return Block(policy, seed, run, summarise(run, end=scenario.block_s))
+
+
+def noise(blocks: list[Block], jitter_s: list[float], deadline_s: float) -> list[str]:
+    """Reasons not to believe a verdict from this machine at this time."""
+    reasons = sorted({reason for item in blocks if (reason := client_was_the_bottleneck(item.run))})
+    worst = max(jitter_s)
+    if worst > deadline_s / 5:
+        reasons.append(
+            f"this machine wakes a sleeping thread up to {worst * 1e3:.1f} ms late (p99), over a fifth of the "
+            f"{deadline_s * 1e3:.0f} ms deadline: other work runs beside the test"
+        )
+    return reasons

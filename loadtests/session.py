@@ -1,0 +1,103 @@
+"""One model on one target: prepared requests, the open-loop run, and a closed loop to find what it can take at most."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from loadtests import generator
+from loadtests.answers import Answer, Outcome
+from loadtests.clients import Client, GrpcClient, HttpClient
+from loadtests.payloads import InputSpec, Sample, grpc_request, http_binary, http_json, input_spec
+from loadtests.records import Run
+from loadtests.samples import Scorer, samples_for
+from loadtests.schedules import Times
+from loadtests.target import Target
+from service.types import ParameterValue
+
+PROTOCOLS = ("http", "http-json", "grpc")
+CLIENT_TIMEOUT_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One kind of request in the mix: its deadline and the parameters beyond it."""
+
+    deadline_s: float
+    parameters: Mapping[str, ParameterValue]
+
+
+class Session:
+    """Sends real inputs of one model over one protocol."""
+
+    def __init__(self, target: Target, model: str, protocol: str = "http", samples: int = 512) -> None:
+        self.target = target
+        self.model = model
+        self.protocol = protocol
+        self.spec: InputSpec = input_spec(target.get(f"/v2/models/{model}"))
+        self.samples: list[Sample] = samples_for(self.spec, samples)
+        self.scorer = Scorer(self.samples)
+
+    def client(self, variants: tuple[Variant, ...]) -> Client:
+        """A client whose request number v * len(samples) + s is sample s as variant v asks for it."""
+        pairs = [(sample, variant) for variant in variants for sample in self.samples]
+        parameters = [{"timeout": int(v.deadline_s * 1e6), **v.parameters} for _, v in pairs]
+        if self.protocol == "grpc":
+            requests = [grpc_request(self.model, s, self.spec, p) for (s, _), p in zip(pairs, parameters, strict=True)]
+            return GrpcClient(self.target.grpc, requests, CLIENT_TIMEOUT_S, self.target.headers)
+        if self.protocol == "http-json":
+            plain = [(http_json(s, self.spec, p), None) for (s, _), p in zip(pairs, parameters, strict=True)]
+            return HttpClient(self.target.url, self.model, plain, CLIENT_TIMEOUT_S, self.target.headers)
+        bodies = [http_binary(s, self.spec, p) for (s, _), p in zip(pairs, parameters, strict=True)]
+        return HttpClient(self.target.url, self.model, bodies, CLIENT_TIMEOUT_S, self.target.headers)
+
+    async def run(
+        self,
+        times: Times,
+        variants: tuple[Variant, ...],
+        seed: int = 0,
+        progress: generator.Progress | None = None,
+    ) -> Run:
+        """Play a schedule; each arrival is a random sample of a random variant, drawn from the seed."""
+        rng = np.random.default_rng(seed)
+        chosen = rng.integers(0, len(variants), times.size)
+        samples = chosen * len(self.samples) + rng.integers(0, len(self.samples), times.size)
+        deadlines = np.array([variant.deadline_s for variant in variants])[chosen]
+        client = self.client(variants)
+        try:
+            return await generator.run(generator.Plan(times, samples, deadlines), client, self.scorer, progress)
+        finally:
+            await client.close()
+
+    async def saturate(self, variant: Variant, concurrency: int, duration_s: float) -> float:
+        """Closed loop: answers a second with `concurrency` requests always under way."""
+        client = self.client((variant,))
+        end = time.perf_counter() + duration_s
+        counts = await asyncio.gather(*(self._loop(client, worker, end) for worker in range(concurrency)))
+        await client.close()
+        return sum(counts) / duration_s
+
+    async def _loop(self, client: Client, worker: int, end: float) -> int:
+        done = 0
+        while time.perf_counter() < end:
+            answer = await client.send((worker * 37 + done) % len(self.samples))
+            done += answer.outcome == Outcome.OK
+        return done
+
+    async def reference(self, requests: int = 512) -> float:
+        """Mean score at full quality without load; remembers full-quality answers where there are no labels."""
+        client = self.client((Variant(CLIENT_TIMEOUT_S, {"quality": "full"}),))
+        answers: list[Answer] = []
+        for index in range(min(requests, len(self.samples))):
+            answers.append(await client.send(index))
+        await client.close()
+        bad = [answer.detail for answer in answers if answer.outcome != Outcome.OK]
+        if bad:
+            raise RuntimeError(f"{len(bad)} of {len(answers)} unloaded full-quality requests failed: {bad[0]}")
+        if self.samples[0].label is None:
+            self.scorer = Scorer(self.samples, [answer.output for answer in answers if answer.output is not None])
+        return float(np.mean([self.scorer(i, answer) for i, answer in enumerate(answers)]))

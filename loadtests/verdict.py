@@ -1,0 +1,66 @@
+"""What a scenario had to show and whether it did: figures against targets, never softened."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from loadtests.play import ADAPTIVE, FIXED, Played
+from loadtests.scenarios import Unit
+
+ON_TIME_TARGET = 0.995
+FIXED_ON_TIME_LIMIT = 0.60
+ACCURACY_LOSS_TARGET = 0.015
+GOODPUT_TARGET = 0.85
+LATE_TARGET = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One target: what was wanted, what was got."""
+
+    claim: str
+    wanted: str
+    got: str
+    passed: bool
+
+
+def checks(played: Played) -> list[Check]:
+    """The scenario's targets against its figures."""
+    if played.scenario.unit is Unit.FLOOR:
+        return _overload(played)
+    on_time = played.average(ADAPTIVE, "on_time_ratio")
+    loss = played.full_accuracy - played.average(ADAPTIVE, "effective_accuracy")
+    results = [
+        Check("answered before the deadline", f">= {ON_TIME_TARGET:.1%}", f"{on_time:.2%}", on_time >= ON_TIME_TARGET),
+        Check(
+            "effective accuracy lost against full quality",
+            f"<= {ACCURACY_LOSS_TARGET * 100:.1f} points",
+            f"{loss * 100:.2f} points",
+            loss <= ACCURACY_LOSS_TARGET,
+        ),
+    ]
+    if played.of(FIXED) and played.scenario.name in {"step", "spike"}:
+        fixed = played.average(FIXED, "on_time_ratio")
+        results.append(
+            Check("fixed full budget falls over", f"< {FIXED_ON_TIME_LIMIT:.0%} on time", f"{fixed:.2%}", fixed < 0.6)
+        )
+    return results
+
+
+def _overload(played: Played) -> list[Check]:
+    goodput = played.average(ADAPTIVE, "goodput_rps") / played.capacity.rate if played.capacity.rate else 0.0
+    late = played.average(ADAPTIVE, "late_ratio")
+    lost = played.average(ADAPTIVE, "lost_ratio")
+    return [
+        Check("goodput of floor capacity", f">= {GOODPUT_TARGET:.0%}", f"{goodput:.1%}", goodput >= GOODPUT_TARGET),
+        Check("late answers", f"<= {LATE_TARGET:.0%}", f"{late:.2%}", late <= LATE_TARGET),
+        Check("requests without an answer", "0", f"{lost:.2%}", lost == 0.0),
+    ]
+
+
+def conclusion(played: Played) -> str:
+    """One line: passed, missed, or not to be trusted."""
+    if played.noisy:
+        return "noisy: " + "; ".join(played.noisy)
+    missed = [check.claim for check in checks(played) if not check.passed]
+    return "all targets met" if not missed else "missed: " + ", ".join(missed)
