@@ -112,10 +112,10 @@ class CalibrationTable:
         value = check_budget(budget)
         budgets = self.budgets
         i = bisect_left(budgets, value)
-        if i == 0:
-            return self.points[0]
         if i == len(budgets):
             return self.points[-1]
+        if i == 0 or budgets[i] == value:
+            return self.points[i]
         low, high = self.points[i - 1], self.points[i]
         return _between(low, high, (value - low.budget) / (high.budget - low.budget), value)
 

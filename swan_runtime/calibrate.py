@@ -69,13 +69,11 @@ def measure(model: nn.Module, batches: Sequence[Inputs], thresholds: Mapping[str
     counts: dict[str, list[Tensor]] = {name: [] for name in thresholds}
     for inputs in batches:
         plan = HardPlan.uniform(thresholds, len(inputs[0]), reference=True)
-        plan.counts = {}
+        plan.observer = lambda name, mask: counts[name].append(mask.sum(1))
         with evaluating(model):
             outputs.append(model(*inputs, plan=plan))
             fixed = fixed_macs(model, inputs)
         reports.extend(build_reports(plan.traces, [1.0] * len(fixed), fixed))
-        for name, values in plan.counts.items():
-            counts[name].append(values)
     return Measurement(torch.cat(outputs), tuple(reports), {name: torch.cat(v) for name, v in counts.items()})
 
 

@@ -65,8 +65,9 @@ class GatedConv(GatedLayer):
         if plan is None:
             out: Tensor = self.conv2(self._activate(x))
             return out
-        if self.packed is not None and isinstance(plan, HardPlan) and self.runs_packed(plan):
-            return self.packed.run(self, x, plan, Layout([1] * x.shape[0], None, None, x.shape[:1]))
+        packed = self.packed_for(plan)
+        if packed is not None and isinstance(plan, HardPlan):
+            return packed.run(self, x, plan, Layout([1] * x.shape[0], None, None, x.shape[:1]))
         hidden = self._activate(x)
         gates = self.open_gates(plan, self.gate.scores(x), self.spend(x))
         mean = self.mean[:, None, None]
@@ -96,7 +97,10 @@ class GatedConvBlock(nn.Module):
         self.act = conv_activation(activation, out_channels) if activation != "relu" else None
 
     def forward(self, x: Tensor, plan: Plan | None = None) -> Tensor:
-        y = self.norm2(self.core(x, plan)) + self.shortcut(x)
+        y = self.core(x, plan)
+        if self.core.packed_for(plan) is None:
+            y = self.norm2(y)  # the packed core has it folded in
+        y = y + self.shortcut(x)
         return F.relu(y) if self.act is None else self.act(y)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -67,8 +67,21 @@ class GatedLayer(nn.Module, ABC):
         """hidden, gates: [..., units] -> the value where the gate is 1, the mean where it is 0."""
         return torch.addcmul(self.mean, gates, hidden - self.mean)
 
-    def runs_packed(self, plan: Plan) -> bool:
-        return self.packed is not None and isinstance(plan, HardPlan) and not (plan.reference or plan.fit)
+    def packed_for(self, plan: Plan | None) -> PackedLayer | None:
+        """The packed weights if `plan` runs on them."""
+        if not isinstance(plan, HardPlan) or plan.reference or plan.fit or plan.observer is not None:
+            return None
+        return self.packed
+
+    def train(self, mode: bool = True) -> Self:
+        """Training changes weights, so it drops the packed copy."""
+        if mode:
+            self.packed = None
+        return super().train(mode)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self.packed = None
+        super()._load_from_state_dict(*args, **kwargs)  # type: ignore[no-untyped-call]
 
     def open_gates(self, plan: Plan, scores: Tensor, spend: Spend) -> Tensor:
         """scores [masks, units] -> gate values of the same shape: soft, or 0/1 with the counts written to the plan."""
@@ -113,10 +126,9 @@ class GatedMLP(GatedLayer):
     ) -> None:
         super().__init__(num_units, gate or LowRankGate(in_features, num_units, rank, activation=activation))
         self.activation = activation
+        self.granularity = "token"
         self.up = nn.Linear(in_features, num_units)
         self.down = nn.Linear(num_units, out_features)
-
-    granularity = "token"
 
     @property
     def unit_macs(self) -> int:
@@ -147,8 +159,9 @@ class GatedMLP(GatedLayer):
             out: Tensor = self.down(self.unit_values(x))
             return out
         flat, layout = Layout.flatten(x, lengths)
-        if self.packed is not None and isinstance(plan, HardPlan) and self.runs_packed(plan):
-            return layout.restore(self.packed.run(self, flat, plan, layout))
+        packed = self.packed_for(plan)
+        if packed is not None and isinstance(plan, HardPlan):
+            return layout.restore(packed.run(self, flat, plan, layout))
         hidden = self.unit_values(flat)
         gates = self.open_gates(plan, self.scores(flat, hidden, layout), self.spend(layout))
         if self.granularity == "request" and layout.rows is not None:
@@ -177,7 +190,11 @@ class GatedFFN(GatedMLP):
             return self.gate.scores(x)
         if self.pool == "input":
             return self.gate.scores(layout.mean(x))
-        return layout.mean(self.gate.scores(x), square=getattr(self.gate, "score", "") == "deviation")
+        return self.pool_scores(self.gate.scores(x), layout)
+
+    def pool_scores(self, scores: Tensor, layout: Layout) -> Tensor:
+        """Token scores [N, units] -> one per row [B, units]."""
+        return layout.mean(scores, square=getattr(self.gate, "score", "") == "deviation")
 
     def spend(self, layout: Layout) -> Spend:
         spend = super().spend(layout)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -93,7 +93,8 @@ class HardPlan:
     reference: use the mask-multiply path even where packed weights exist.
     fit: layer name -> density; a layer named here sets its own threshold to that quantile of the scores it sees
     (calibration: later layers then see what earlier thresholds did to their input).
-    counts: set to {} to have the reference path write layer name -> active units per mask there.
+    observer: called by the reference path with a layer's name and its mask [masks, units].
+    threads: limit for the kernels.
     """
 
     thresholds: dict[str, Tensor]
@@ -101,7 +102,8 @@ class HardPlan:
     reference: bool = False
     fit: Mapping[str, float] = field(default_factory=dict)
     traces: dict[str, HardTrace] = field(default_factory=dict)
-    counts: dict[str, Tensor] | None = None
+    observer: Callable[[str, Tensor], None] | None = None
+    threads: int = 1
 
     @staticmethod
     def uniform(thresholds: Mapping[str, float], rows: int, reference: bool = False) -> HardPlan:
@@ -124,8 +126,8 @@ class HardPlan:
         hits = torch.zeros(len(scores), dtype=torch.bool, device=scores.device)
         if caps is not None:
             mask, hits = apply_caps(scores, mask, caps)
-        if self.counts is not None:
-            self.counts[layer.name] = mask.sum(1)
+        if self.observer is not None:
+            self.observer(layer.name, mask)
         return mask, hits
 
 

@@ -103,6 +103,7 @@ def test_towards_open_gates_the_lower_point_is_served_as_it_is() -> None:
     low = BudgetPoint(0.5, {"a": 1.0}, 0.5, 0.5, 0.5, 50.0, 50.0, 0.8, {"a": 3})
     high = BudgetPoint(1.0, {"a": OPEN}, 1.0, 1.0, 1.0, 100.0, 100.0, 0.9, {"a": 5})
     at = CalibrationTable("m", "f", "accuracy", 1, 100.0, (low, high)).at(0.75)
+    assert CalibrationTable("m", "f", "accuracy", 1, 100.0, (low, high)).at(1.0) == high
     assert (at.budget, at.thresholds, at.activity_mean, at.quality, at.k_max) == (0.75, {"a": 1.0}, 0.5, 0.8, {"a": 3})
 
 
