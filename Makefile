@@ -7,7 +7,7 @@ DEV_READY := $(VENV)/.ready-dev
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar on -q
 export PYTHONSAFEPATH = 1
 
-.PHONY: help run test check format bench demo proto lock clean
+.PHONY: help run test check format bench demo proto fuzz lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -46,6 +46,12 @@ check: $(DEV_READY)  ## lint, types, import rules
 format: $(DEV_READY)  ## format and fix what can be fixed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+proto: $(DEV_READY)  ## compile the protocol's descriptors
+	$(BIN)/python -m grpc_tools.protoc -I service/api/proto --descriptor_set_out=service/api/proto/descriptors.binpb service/api/proto/*.proto
+
+fuzz: $(DEV_READY)  ## at least 10,000 hostile requests against the real service, minutes
+	$(BIN)/python -m pytest -m nightly tests/integration/fuzz $(PYTEST_ARGS)
 
 COMPILE := $(BIN)/pip-compile -q --generate-hashes --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
 	--strip-extras --no-header --unsafe-package torch

@@ -7,10 +7,12 @@ ServiceError
 ├── NotFound               no such model, version or route
 ├── PayloadTooLarge        over a size limit
 ├── UnsupportedEncoding    a content encoding that is not offered
+├── MethodNotAllowed       the route exists, the method does not
 ├── NotOffered             a feature of the protocol that this service does not offer
 ├── Overloaded             refused before work; retry_after_s says when to come back
 │   └── Unavailable        the model or server is not ready, loading, unloading or draining
 ├── DeadlineExceeded       the deadline passed before an answer
+├── RequestTooSlow         the client took too long to send its request
 ├── Cancelled              the client went away
 └── ModelFailed            the model raised; details are in the log only
 """
@@ -44,6 +46,9 @@ class PayloadTooLarge(ServiceError): ...
 class UnsupportedEncoding(ServiceError): ...
 
 
+class MethodNotAllowed(ServiceError): ...
+
+
 class NotOffered(ServiceError): ...
 
 
@@ -60,6 +65,9 @@ class Unavailable(Overloaded): ...
 
 
 class DeadlineExceeded(ServiceError): ...
+
+
+class RequestTooSlow(ServiceError): ...
 
 
 class Cancelled(ServiceError): ...

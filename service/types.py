@@ -121,7 +121,8 @@ class OutputRequest:
 class InferRequest:
     """A decoded request, protocol-free. inputs still carry the client's shapes, batch dimension included.
 
-    deadline_s: relative transport deadline (gRPC deadline, x-request-timeout-seconds), None if there was none.
+    outputs: empty = all of the model's; binary_outputs: what an output without a wish of its own becomes.
+    parameters: the client's own, beyond those that the contract holds.
     """
 
     model: str
@@ -131,9 +132,10 @@ class InferRequest:
     datatypes: Mapping[str, str]
     outputs: tuple[OutputRequest, ...]
     parameters: Mapping[str, ParameterValue]
+    contract: Contract
     arrival_s: float
-    deadline_s: float | None = None
-    tenant: str = ""
+    binary_outputs: bool = True
+    request_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

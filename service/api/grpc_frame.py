@@ -1,0 +1,117 @@
+"""The gRPC frame around every RPC: bytes in, bytes out, authorization, one place where errors become statuses."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from service.api.auth import Authorizer, Scope
+from service.api.grpc_codec import CallFacts
+from service.api.http import request_id_of
+from service.api.status import refusal
+from service.errors import InvalidRequest, PayloadTooLarge
+from service.limits import Limits
+
+
+class CallContext(Protocol):
+    """What a host tells about a call and takes back; grpc.aio and Ray Serve each have an adapter of a few lines."""
+
+    def headers(self) -> dict[str, str]:
+        """Metadata, lower-case keys, text values only."""
+
+    def time_remaining(self) -> float | None:
+        """Seconds to the client's deadline, None without one."""
+
+    def finish(self, code: grpc.StatusCode | None, details: str, trailing: Sequence[tuple[str, str]]) -> None:
+        """Set the status (None = OK) and trailing metadata; what the RPC returns next is ignored unless OK."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rpc:
+    """handler: (request message, facts) -> answer message, or for a stream (messages, facts) -> messages."""
+
+    scope: Scope
+    request: Any
+    handler: Callable[..., Any]
+    streams: bool = False
+
+
+class GrpcFrame:
+    """Runs RPCs by (service, method) on raw bytes."""
+
+    def __init__(self, rpcs: Mapping[tuple[str, str], Rpc], authorize: Authorizer, limits: Limits) -> None:
+        self._rpcs = dict(rpcs)
+        self._authorize = authorize
+        self._limits = limits
+
+    def methods(self, service: str) -> dict[str, bool]:
+        """Method -> whether it streams, of one service."""
+        return {method: rpc.streams for (owner, method), rpc in self._rpcs.items() if owner == service}
+
+    async def unary(self, service: str, method: str, data: bytes, context: CallContext) -> bytes:
+        rpc = self._rpcs[service, method]
+        facts = _facts(context)
+        try:
+            self._admit(rpc, facts)
+            answer = await rpc.handler(self._parse(rpc, data), facts)
+        except Exception as error:
+            _fail(context, error, facts.request_id)
+            return b""
+        context.finish(None, "", _trailing(facts.request_id))
+        return bytes(answer.SerializeToString())
+
+    async def stream(
+        self, service: str, method: str, requests: AsyncIterator[bytes], context: CallContext
+    ) -> AsyncIterator[bytes]:
+        rpc = self._rpcs[service, method]
+        facts = _facts(context)
+        try:
+            self._admit(rpc, facts)
+            async for answer in rpc.handler(self._parse_all(rpc, requests), facts):
+                yield bytes(answer.SerializeToString())
+        except Exception as error:
+            _fail(context, error, facts.request_id)
+            return
+        context.finish(None, "", _trailing(facts.request_id))
+
+    def _admit(self, rpc: Rpc, facts: CallFacts) -> None:
+        if rpc.scope is not Scope.HEALTH:
+            facts.tenant = self._authorize(facts.headers, rpc.scope).tenant
+
+    async def _parse_all(self, rpc: Rpc, requests: AsyncIterator[bytes]) -> AsyncIterator[Any]:
+        async for data in requests:
+            yield self._parse(rpc, data)
+
+    def _parse(self, rpc: Rpc, data: bytes) -> Any:
+        if len(data) > self._limits.max_body_bytes:
+            raise PayloadTooLarge(f"the message has {len(data)} bytes, at most {self._limits.max_body_bytes} are taken")
+        try:
+            return rpc.request.FromString(data)
+        except DecodeError:
+            raise InvalidRequest(f"the message is not a valid {rpc.request.DESCRIPTOR.name}") from None
+
+
+Handler = Callable[[Any, CallFacts], Awaitable[Any]]
+
+
+def _facts(context: CallContext) -> CallFacts:
+    headers = context.headers()
+    return CallFacts(headers, request_id_of(headers), time.monotonic(), context.time_remaining())
+
+
+def _trailing(request_id: str) -> list[tuple[str, str]]:
+    return [("x-request-id", request_id)]
+
+
+def _fail(context: CallContext, error: Exception, request_id: str) -> None:
+    refused = refusal(error, request_id)
+    trailing = _trailing(request_id)
+    if refused.retry_after_s is not None:
+        trailing.append(("grpc-retry-pushback-ms", str(max(1, round(refused.retry_after_s * 1000)))))
+        trailing.append(("retry-after", refused.retry_after_header))
+    context.finish(refused.grpc, refused.message.encode(errors="replace").decode(), trailing)

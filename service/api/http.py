@@ -1,0 +1,148 @@
+"""The HTTP frame around every route: request id, authorization, one place where errors become answers."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import orjson
+
+from service.api.auth import Authorizer, Caller, Scope
+from service.api.http_body import Message, Receive, Send
+from service.api.status import Refusal, refusal
+
+JSON = b"application/json"
+_CLIENT_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}", re.ASCII)
+# after these the rest of a body is still on its way: only closing the connection ends it
+_CLOSE_AFTER = frozenset({408, 413, 415})
+
+
+@dataclass(slots=True)
+class Call:
+    """One HTTP request. path: the route's parameters, still as the client spelled them."""
+
+    method: str
+    path: Mapping[str, str]
+    headers: Mapping[str, str]
+    receive: Receive
+    request_id: str
+    caller: Caller = field(default_factory=Caller)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What an endpoint returns; the frame adds length, request id and, for compressed bodies, nothing."""
+
+    body: bytes = b""
+    status: int = 200
+    content_type: bytes = JSON
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+
+
+Endpoint = Callable[[Call], Awaitable[Answer]]
+
+
+class AsgiApp(Protocol):
+    def __call__(self, scope: Any, receive: Receive, send: Send, /) -> Awaitable[None]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ExtraRoute:
+    """A route mounted by another part. handler: an ASGI app; it answers its own errors or raises ours."""
+
+    path: str
+    methods: tuple[str, ...]
+    scope: Scope
+    handler: AsgiApp
+
+
+def new_request_id() -> str:
+    return os.urandom(8).hex()
+
+
+def request_id_of(headers: Mapping[str, str]) -> str:
+    """The client's own x-request-id if it is harmless, else a new one."""
+    wanted = headers.get("x-request-id")
+    return wanted if wanted is not None and _CLIENT_ID.fullmatch(wanted) else new_request_id()
+
+
+def decode_headers(raw: list[tuple[bytes, bytes]]) -> dict[str, str]:
+    return {name.decode("latin-1"): value.decode("latin-1") for name, value in raw}
+
+
+class Guarded:
+    """An endpoint behind the frame; Starlette routes to it as a raw ASGI app."""
+
+    def __init__(self, endpoint: Endpoint, scope: Scope, authorize: Authorizer) -> None:
+        self._endpoint = endpoint
+        self._scope = scope
+        self._authorize = authorize
+
+    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
+        headers = decode_headers(scope["headers"])
+        request_id = request_id_of(headers)
+        try:
+            call = Call(scope["method"], scope["path_params"], headers, receive, request_id)
+            if self._scope is not Scope.HEALTH:
+                call.caller = self._authorize(headers, self._scope)
+            answer = await self._endpoint(call)
+        except Exception as error:
+            answer = error_answer(refusal(error, request_id), request_id)
+        await send_answer(send, answer, request_id)
+
+
+class GuardedApp:
+    """Another part's ASGI app behind the same authorization, request id and error table."""
+
+    def __init__(self, app: AsgiApp, scope: Scope, authorize: Authorizer) -> None:
+        self._app = app
+        self._scope = scope
+        self._authorize = authorize
+
+    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
+        headers = decode_headers(scope["headers"])
+        request_id = request_id_of(headers)
+        started = False
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
+            await send(message)
+
+        try:
+            if self._scope is not Scope.HEALTH:
+                self._authorize(headers, self._scope)
+            await self._app(scope, receive, send_with_id)
+        except Exception as error:
+            answer = error_answer(refusal(error, request_id), request_id)
+            if not started:
+                await send_answer(send, answer, request_id)
+
+
+def error_answer(refused: Refusal, request_id: str) -> Answer:
+    message = refused.message.encode(errors="replace").decode()
+    body = orjson.dumps({"error": message or "error", "request_id": request_id})
+    headers: list[tuple[bytes, bytes]] = []
+    if refused.retry_after_s is not None:
+        headers.append((b"retry-after", refused.retry_after_header.encode()))
+    if refused.http == 401:
+        headers.append((b"www-authenticate", b"Bearer"))
+    if refused.http in _CLOSE_AFTER:
+        headers.append((b"connection", b"close"))
+    return Answer(body, refused.http, JSON, tuple(headers))
+
+
+async def send_answer(send: Send, answer: Answer, request_id: str) -> None:
+    headers = [
+        (b"content-type", answer.content_type),
+        (b"content-length", b"%d" % len(answer.body)),
+        (b"x-request-id", request_id.encode()),
+        *answer.headers,
+    ]
+    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+    await send({"type": "http.response.body", "body": answer.body})

@@ -1,0 +1,25 @@
+"""Whether the service takes requests: off until warm, off again while draining; watchers hear of every change."""
+
+from __future__ import annotations
+
+import asyncio
+
+
+class Readiness:
+    """A switch on the event loop of one replica."""
+
+    def __init__(self, ready: bool = False) -> None:
+        self._ready = ready
+        self._changed = asyncio.Event()
+
+    def __bool__(self) -> bool:
+        return self._ready
+
+    def set(self, ready: bool) -> None:
+        if ready != self._ready:
+            self._ready = ready
+            changed, self._changed = self._changed, asyncio.Event()
+            changed.set()
+
+    async def wait_change(self) -> None:
+        await self._changed.wait()

@@ -1,0 +1,160 @@
+"""The protocol app under plain uvicorn and grpc.aio in this process: tests, benchmarks, and hosts without Ray."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import ssl
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import uvicorn
+
+from service.api.application import OipApp
+from service.http_protocol import bounded_protocol
+from service.limits import Limits
+
+_GRACE_S = 1.0
+_BACKLOG = 1024
+# HTTP/2 windows and message sizes are grpc's; a frame's own overhead is far below this
+_GRPC_OVERHEAD_BYTES = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where to listen; port 0 = the system chooses."""
+
+    host: str = "127.0.0.1"
+    http_port: int = 0
+    grpc_port: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """PEM files for both ports. client_ca: clients must show a certificate signed by it."""
+
+    certificate: Path
+    key: Path
+    client_ca: Path | None = None
+
+
+class AioContext:
+    """CallContext on grpc.aio."""
+
+    __slots__ = ("_context",)
+
+    def __init__(self, context: Any) -> None:
+        self._context = context
+
+    def headers(self) -> dict[str, str]:
+        return {key: value for key, value in self._context.invocation_metadata() if isinstance(value, str)}
+
+    def time_remaining(self) -> float | None:
+        remaining: float | None = self._context.time_remaining()
+        return remaining
+
+    def finish(self, code: grpc.StatusCode | None, details: str, trailing: Sequence[tuple[str, str]]) -> None:
+        self._context.set_trailing_metadata(tuple(trailing))
+        if code is not None:
+            self._context.set_code(code)
+            self._context.set_details(details)
+
+
+@asynccontextmanager
+async def serve(app: OipApp, address: Address | None = None, tls: Tls | None = None) -> AsyncIterator[Address]:
+    """Serve while the context is open; yields the bound address. On leaving, requests in work get a moment."""
+    address = address or Address()
+    grpc_server = _grpc_server(app)
+    target = f"{address.host}:{address.grpc_port}"
+    grpc_port = grpc_server.add_secure_port(target, _credentials(tls)) if tls else grpc_server.add_insecure_port(target)
+    listener = socket.create_server((address.host, address.http_port), backlog=_BACKLOG)
+    http_server = _HttpServer(_http_config(app, tls))
+    await grpc_server.start()
+    serving = asyncio.create_task(http_server.serve(sockets=[listener]))
+    try:
+        yield Address(address.host, listener.getsockname()[1], grpc_port)
+    finally:
+        http_server.should_exit = True
+        await grpc_server.stop(_GRACE_S)
+        await serving
+
+
+class _HttpServer(uvicorn.Server):  # type: ignore[misc]
+    """uvicorn that leaves the process's signals to whoever owns the process."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        with contextlib.nullcontext():
+            yield
+
+
+def _http_config(app: OipApp, tls: Tls | None) -> uvicorn.Config:
+    async def asgi(scope: Any, receive: Any, send: Any) -> None:  # uvicorn takes a bound method for ASGI 2
+        await app.asgi(scope, receive, send)
+
+    config = uvicorn.Config(
+        asgi,
+        http=bounded_protocol(app.limits),
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        timeout_graceful_shutdown=int(_GRACE_S),
+    )
+    if tls is not None:
+        config.ssl_certfile, config.ssl_keyfile = str(tls.certificate), str(tls.key)
+        if tls.client_ca is not None:
+            config.ssl_ca_certs, config.ssl_cert_reqs = str(tls.client_ca), ssl.CERT_REQUIRED
+    return config
+
+
+def _credentials(tls: Tls) -> grpc.ServerCredentials:
+    pair = (tls.key.read_bytes(), tls.certificate.read_bytes())
+    authority = tls.client_ca.read_bytes() if tls.client_ca else None
+    return grpc.ssl_server_credentials([pair], authority, require_client_auth=authority is not None)
+
+
+def _grpc_server(app: OipApp) -> grpc.aio.Server:
+    server = grpc.aio.server(options=_grpc_options(app.limits))
+    for service in app.services:
+        handlers = {
+            method: _stream_handler(app, service, method) if streams else _unary_handler(app, service, method)
+            for method, streams in app.grpc.methods(service).items()
+        }
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
+    return server
+
+
+def _unary_handler(app: OipApp, service: str, method: str) -> grpc.RpcMethodHandler[bytes, bytes]:
+    async def handle(data: bytes, context: Any) -> bytes:
+        return await app.grpc.unary(service, method, data, AioContext(context))
+
+    return grpc.unary_unary_rpc_method_handler(handle)
+
+
+def _stream_handler(app: OipApp, service: str, method: str) -> grpc.RpcMethodHandler[bytes, bytes]:
+    async def handle(requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
+        async for answer in app.grpc.stream(service, method, requests, AioContext(context)):
+            yield answer
+
+    return grpc.stream_stream_rpc_method_handler(handle)
+
+
+def _grpc_options(limits: Limits) -> list[tuple[str, int]]:
+    return [
+        ("grpc.max_receive_message_length", limits.max_body_bytes + _GRPC_OVERHEAD_BYTES),
+        ("grpc.max_send_message_length", -1),
+        ("grpc.max_concurrent_streams", limits.max_concurrent_streams),
+        ("grpc.max_metadata_size", limits.max_header_bytes),
+        # tritonclient's KeepAliveOptions may ping without a call in flight: allow it, every 10 s at most
+        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.so_reuseport", 0),
+    ]
