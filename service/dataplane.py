@@ -79,6 +79,7 @@ class Dataplane:
         self._repository = repository
         self._executor = executor
         self._observers = tuple(observers)
+        self._statistics: dict[tuple[str, str], Statistics] = {}
         self._served: dict[tuple[str, str], _Served] = {}
 
     def live(self) -> bool:
@@ -127,7 +128,7 @@ class Dataplane:
             wanted = [(name, one) for one in ((version,) if version else self.versions(name) or (spec.version,))]
         else:
             wanted = [(entry.name, entry.version) for entry in self.index(only_ready=True)]
-        return {key: self._executor.statistics(*key) for key in wanted}
+        return {key: self._counters(*key) for key in wanted}
 
     def trace_settings(self, name: str = "") -> dict[str, list[str]]:
         """Triton's trace settings: always off, since traces are exported by OpenTelemetry instead."""
@@ -179,6 +180,7 @@ class Dataplane:
                 raise
             raise refusal from None
         latency_s = time.monotonic() - request.arrival_s
+        self._counters(spec.name, spec.version).answered(work.rows, completion, latency_s)
         for observer in self._observers:
             observer.answered(work, completion, latency_s)
         return InferResponse(spec.name, spec.version, request.id, answer, compute_parameters(completion))
@@ -203,8 +205,12 @@ class Dataplane:
 
     def _tell_refused(self, spec: ModelSpec, error: BaseException, latency_s: float) -> None:
         seen = Cancelled("the client went away") if isinstance(error, asyncio.CancelledError) else error
+        self._counters(spec.name, spec.version).refused(latency_s)
         for observer in self._observers:
             observer.refused(spec.name, spec.version, seen, latency_s)
+
+    def _counters(self, name: str, version: str) -> Statistics:
+        return self._statistics.setdefault((name, version), Statistics())
 
     def _find(self, name: str, version: str) -> _Served:
         model = self._repository.find(name, version)

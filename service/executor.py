@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from models.interface import ModelOutput, ServableModel
 from service.errors import DeadlineExceeded
-from service.statistics import Statistics
 from service.types import Completion, LimitedBy, Work
 
 
@@ -22,9 +21,6 @@ class Executor(Protocol):
 
     async def submit(self, work: Work) -> Completion:
         """Raises Overloaded, Unavailable, DeadlineExceeded, InvalidRequest, ModelFailed, or what the model raised."""
-
-    def statistics(self, name: str, version: str) -> Statistics:
-        """Live counters of a loaded model version."""
 
 
 class DirectExecutor:
@@ -35,25 +31,9 @@ class DirectExecutor:
 
     def __init__(self, find_model: Callable[[str, str], ServableModel], num_threads: int = 1) -> None:
         self._find_model = find_model
-        self._statistics: dict[tuple[str, str], Statistics] = {}
         self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="direct")
 
-    def statistics(self, name: str, version: str) -> Statistics:
-        return self._statistics.setdefault((name, version), Statistics())
-
     async def submit(self, work: Work) -> Completion:
-        statistics = self.statistics(work.model, work.version)
-        try:
-            completion = await self._run(work)
-        except BaseException:
-            statistics.fail.add(time.monotonic() - work.arrival_s)
-            raise
-        statistics.count_batch(1, work.rows, (0.0, completion.compute_s, 0.0), time.time())
-        statistics.queue.add(completion.queue_s)
-        statistics.success.add(time.monotonic() - work.arrival_s)
-        return completion
-
-    async def _run(self, work: Work) -> Completion:
         model = self._find_model(work.model, work.version)
         budget = work.contract.quality.maximum
         budgets = np.full(work.rows, budget, dtype=np.float64)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 from models.interface import ModelSpec, TensorSpec
@@ -26,12 +25,15 @@ def _tensor(tensor: TensorSpec) -> dict[str, Any]:
 
 
 def statistics_json(statistics: Mapping[tuple[str, str], Statistics]) -> dict[str, Any]:
-    """(model, version) -> counters, as Triton's model_stats. There is no response cache: its counts stay 0."""
+    """(model, version) -> counters, as Triton's model_stats. There is no response cache: its counts stay 0.
+
+    compute_input holds all overhead of a request, compute_output only its count.
+    """
     return {"model_stats": [_statistics(*key, one) for key, one in statistics.items()]}
 
 
 def _statistics(name: str, version: str, one: Statistics) -> dict[str, Any]:
-    durations = ("success", "fail", "queue", "compute_input", "compute_infer", "compute_output")
+    never = Duration().as_json()
     return {
         "name": name,
         "version": version,
@@ -39,9 +41,22 @@ def _statistics(name: str, version: str, one: Statistics) -> dict[str, Any]:
         "inference_count": one.inference_count,
         "execution_count": one.execution_count,
         "inference_stats": {
-            **{field: asdict(getattr(one, field)) for field in durations},
-            "cache_hit": asdict(Duration()),
-            "cache_miss": asdict(Duration()),
+            "success": one.success.as_json(),
+            "fail": one.fail.as_json(),
+            "queue": one.queue.as_json(),
+            "compute_input": one.overhead.as_json(),
+            "compute_infer": one.compute_infer.as_json(),
+            "compute_output": {**never, "count": round(one.success.count)},
+            "cache_hit": never,
+            "cache_miss": never,
         },
-        "batch_stats": [{"batch_size": size, **asdict(batch)} for size, batch in sorted(one.batches.items())],
+        "batch_stats": [
+            {
+                "batch_size": size,
+                "compute_input": {**never, "count": round(duration.count)},
+                "compute_infer": duration.as_json(),
+                "compute_output": {**never, "count": round(duration.count)},
+            }
+            for size, duration in sorted(one.batches.items())
+        ],
     }
