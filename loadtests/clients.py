@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 from urllib.parse import urlsplit
 
@@ -12,6 +12,8 @@ import grpc.aio
 import httptools
 
 from loadtests.answers import Answer, Outcome, from_grpc, from_http
+
+HttpParser = Callable[[int, Mapping[bytes, bytes], bytes], Answer]
 
 REFUSED_CODES = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED}
 EXPIRED_CODES = {grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED}
@@ -73,21 +75,26 @@ class _Connection(asyncio.Protocol):
 
 
 class HttpClient:
-    """HTTP/1.1 client over a growing pool of keep-alive connections. bodies: (body, JSON header length or None)."""
+    """HTTP/1.1 client over a growing pool of keep-alive connections. bodies: (body, JSON header length or None).
+
+    path: of the inference route. parse: reads (status, lower-case headers, body) into an Answer.
+    """
 
     def __init__(
         self,
         url: str,
-        model: str,
+        path: str,
         bodies: Sequence[tuple[bytes, int | None]],
         timeout_s: float,
         headers: Mapping[str, str] | None = None,
+        parse: HttpParser = from_http,
     ) -> None:
+        self._parse = parse
         self._headers = dict(headers or {})
         parts = urlsplit(url)
         self._host, self._port = parts.hostname or "127.0.0.1", parts.port or 80
-        path = f"{parts.path.rstrip('/')}/v2/models/{model}/infer"
-        self._messages = [self._message(path, body, header) for body, header in bodies]
+        full_path = parts.path.rstrip("/") + path
+        self._messages = [self._message(full_path, body, header) for body, header in bodies]
         self._timeout_s = timeout_s
         self._idle: list[_Connection] = []
         self._all: list[_Connection] = []
@@ -108,7 +115,7 @@ class HttpClient:
         except (OSError, TimeoutError) as error:
             return Answer(Outcome.LOST, {}, detail=f"{type(error).__name__}: {error}")
         self._idle.append(connection)
-        return from_http(status, headers, body)
+        return self._parse(status, headers, body)
 
     async def _connection(self) -> _Connection:
         while self._idle:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,12 +54,17 @@ class Played:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """rounds: blocks of each policy. deadline_s None = ten times the unloaded full-quality p50, at least 25 ms."""
+    """rounds: blocks of each policy. deadline_s None = ten times the unloaded full-quality p50, at least 25 ms.
+
+    control: delivers a set-point to the service; None = no admin plane, so only the policy it has is played.
+    """
 
     deadline_s: float | None = None
     rounds: int = 2
     seed: int = 1
-    control: bool = True
+    model: str = ""
+    protocol: str = "http"
+    control: Callable[[Mapping[str, object]], None] | None = None
 
 
 async def unloaded_deadline_s(session: Session) -> float:
@@ -78,35 +83,33 @@ async def play(
     full_accuracy = await session.reference()
     deadline_s = options.deadline_s or await unloaded_deadline_s(session)
     say(f"deadline {deadline_s * 1e3:.0f} ms; full quality scores {full_accuracy:.4f} without load")
-    policies = [ADAPTIVE, FIXED] if scenario.compare and options.control else [ADAPTIVE]
+    policies = [ADAPTIVE, FIXED] if scenario.compare and options.control is not None else [ADAPTIVE]
     blocks: list[Block] = []
     try:
-        capacity = await unit_capacity(scenario, session, deadline_s, options, say)
+        capacity = await unit_capacity(scenario, session, deadline_s, say)
         order = [(policy, round_) for round_ in range(options.rounds) for policy in policies]
         random.Random(options.seed).shuffle(order)
         for policy, round_ in order:
-            set_policy(session, SETPOINTS[policy], options)
+            set_policy(policy, options)
             say(f"{scenario.name}: {policy}, block {len(blocks) + 1} of {len(order)}")
             blocks.append(
                 await block(scenario, session, capacity.rate, deadline_s, (policy, options.seed + round_), progress)
             )
             jitter.append(sleep_jitter_p99_s())
     finally:
-        set_policy(session, SETPOINTS[ADAPTIVE], options)
+        set_policy(ADAPTIVE, options)
     reasons = noise(blocks, jitter, deadline_s)
     return Played(
-        scenario, session.model, session.protocol, deadline_s, capacity, full_accuracy, tuple(blocks), tuple(reasons)
+        scenario, options.model, options.protocol, deadline_s, capacity, full_accuracy, tuple(blocks), tuple(reasons)
     )
 
 
-def set_policy(session: Session, setpoint: dict[str, object], options: Options) -> None:
-    if options.control:
-        session.target.control({"model": session.model, **setpoint})
+def set_policy(policy: str, options: Options) -> None:
+    if options.control is not None:
+        options.control({"model": options.model, **SETPOINTS[policy]})
 
 
-async def unit_capacity(
-    scenario: Scenario, session: Session, deadline_s: float, options: Options, say: Say
-) -> Capacity:
+async def unit_capacity(scenario: Scenario, session: Session, deadline_s: float, say: Say) -> Capacity:
     """Capacity at full budget or at the floor, by asking for that budget in every request: needs no admin plane."""
     if scenario.unit is Unit.FULL:
         say("measuring capacity at full budget")

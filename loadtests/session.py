@@ -1,10 +1,10 @@
-"""One model on one target: prepared requests, the open-loop run, and a closed loop to find what it can take at most."""
+"""Prepared requests to one server: the open-loop run, and a closed loop to find what it can take at most."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,7 @@ import numpy as np
 from loadtests import generator
 from loadtests.answers import Answer, Outcome
 from loadtests.clients import Client, GrpcClient, HttpClient
-from loadtests.payloads import InputSpec, Sample, grpc_request, http_binary, http_json, input_spec
+from loadtests.payloads import Sample, grpc_request, http_binary, http_json, input_spec
 from loadtests.records import Run
 from loadtests.samples import Scorer, samples_for
 from loadtests.schedules import Times
@@ -31,29 +31,16 @@ class Variant:
     parameters: Mapping[str, ParameterValue]
 
 
+Connect = Callable[[tuple[Variant, ...]], Client]
+
+
 class Session:
-    """Sends real inputs of one model over one protocol."""
+    """Sends real inputs. connect: makes a client whose request v * len(samples) + s is sample s as variant v asks."""
 
-    def __init__(self, target: Target, model: str, protocol: str = "http", samples: int = 512) -> None:
-        self.target = target
-        self.model = model
-        self.protocol = protocol
-        self.spec: InputSpec = input_spec(target.get(f"/v2/models/{model}"))
-        self.samples: list[Sample] = samples_for(self.spec, samples)
-        self.scorer = Scorer(self.samples)
-
-    def client(self, variants: tuple[Variant, ...]) -> Client:
-        """A client whose request number v * len(samples) + s is sample s as variant v asks for it."""
-        pairs = [(sample, variant) for variant in variants for sample in self.samples]
-        parameters = [{"timeout": int(v.deadline_s * 1e6), **v.parameters} for _, v in pairs]
-        if self.protocol == "grpc":
-            requests = [grpc_request(self.model, s, self.spec, p) for (s, _), p in zip(pairs, parameters, strict=True)]
-            return GrpcClient(self.target.grpc, requests, CLIENT_TIMEOUT_S, self.target.headers)
-        if self.protocol == "http-json":
-            plain = [(http_json(s, self.spec, p), None) for (s, _), p in zip(pairs, parameters, strict=True)]
-            return HttpClient(self.target.url, self.model, plain, CLIENT_TIMEOUT_S, self.target.headers)
-        bodies = [http_binary(s, self.spec, p) for (s, _), p in zip(pairs, parameters, strict=True)]
-        return HttpClient(self.target.url, self.model, bodies, CLIENT_TIMEOUT_S, self.target.headers)
+    def __init__(self, samples: Sequence[Sample], connect: Connect) -> None:
+        self.samples = samples
+        self.connect = connect
+        self.scorer = Scorer(samples)
 
     async def run(
         self,
@@ -67,7 +54,7 @@ class Session:
         chosen = rng.integers(0, len(variants), times.size)
         samples = chosen * len(self.samples) + rng.integers(0, len(self.samples), times.size)
         deadlines = np.array([variant.deadline_s for variant in variants])[chosen]
-        client = self.client(variants)
+        client = self.connect(variants)
         try:
             return await generator.run(generator.Plan(times, samples, deadlines), client, self.scorer, progress)
         finally:
@@ -75,7 +62,7 @@ class Session:
 
     async def saturate(self, variant: Variant, concurrency: int, duration_s: float) -> float:
         """Closed loop: answers a second with `concurrency` requests always under way."""
-        client = self.client((variant,))
+        client = self.connect((variant,))
         end = time.perf_counter() + duration_s
         counts = await asyncio.gather(*(self._loop(client, worker, end) for worker in range(concurrency)))
         await client.close()
@@ -90,7 +77,7 @@ class Session:
 
     async def reference(self, requests: int = 512) -> float:
         """Mean score at full quality without load; remembers full-quality answers where there are no labels."""
-        client = self.client((Variant(CLIENT_TIMEOUT_S, {"quality": "full"}),))
+        client = self.connect((Variant(CLIENT_TIMEOUT_S, {"quality": "full"}),))
         answers: list[Answer] = []
         for index in range(min(requests, len(self.samples))):
             answers.append(await client.send(index))
@@ -101,3 +88,31 @@ class Session:
         if self.samples[0].label is None:
             self.scorer = Scorer(self.samples, [answer.output for answer in answers if answer.output is not None])
         return float(np.mean([self.scorer(i, answer) for i, answer in enumerate(answers)]))
+
+
+def service_session(target: Target, model: str, protocol: str = "http", count: int = 512) -> Session:
+    """A session with one model of a service that speaks the Open Inference Protocol. protocol: one of PROTOCOLS."""
+    if protocol not in PROTOCOLS:
+        raise ValueError(f"protocol: expected one of {', '.join(PROTOCOLS)}, got {protocol!r}")
+    spec = input_spec(target.get(f"/v2/models/{model}"))
+    samples = samples_for(spec, count)
+    path = f"/v2/models/{model}/infer"
+
+    def connect(variants: tuple[Variant, ...]) -> Client:
+        wanted = [
+            (sample, {"timeout": int(variant.deadline_s * 1e6), **variant.parameters})
+            for variant in variants
+            for sample in samples
+        ]
+        if protocol == "grpc":
+            requests = [grpc_request(model, sample, spec, parameters) for sample, parameters in wanted]
+            return GrpcClient(target.grpc, requests, CLIENT_TIMEOUT_S, target.headers)
+        bodies: list[tuple[bytes, int | None]] = [
+            (http_json(sample, spec, parameters), None)
+            if protocol == "http-json"
+            else http_binary(sample, spec, parameters)
+            for sample, parameters in wanted
+        ]
+        return HttpClient(target.url, path, bodies, CLIENT_TIMEOUT_S, target.headers)
+
+    return Session(samples, connect)

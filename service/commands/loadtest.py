@@ -82,12 +82,13 @@ async def _play(
     from loadtests import report
     from loadtests.play import Options, play
     from loadtests.scenarios import SCENARIOS
-    from loadtests.session import Session
+    from loadtests.session import service_session
     from loadtests.verdict import conclusion
 
     model, protocol, deadline_ms, rounds, seed = options
-    session = Session(target, model, protocol)
-    choice = Options(deadline_ms / 1e3 if deadline_ms else None, rounds, seed, control=bool(target.headers))
+    session = service_session(target, model, protocol)
+    control = target.control if target.headers else None
+    choice = Options(deadline_ms / 1e3 if deadline_ms else None, rounds, seed, model, protocol, control)
     from loadtests.live import LiveView
 
     with LiveView(console) as live:
@@ -113,9 +114,9 @@ def _table(played: Played) -> Table:
 async def _capacity(target: Target, model: str, protocol: str, deadline_ms: float | None, console: Console) -> None:
     from loadtests.capacity import measure
     from loadtests.play import unloaded_deadline_s
-    from loadtests.session import Session, Variant
+    from loadtests.session import Variant, service_session
 
-    session = Session(target, model, protocol)
+    session = service_session(target, model, protocol)
     await session.reference()
     deadline_s = deadline_ms / 1e3 if deadline_ms else await unloaded_deadline_s(session)
     table = Table(

@@ -71,3 +71,24 @@ def test_dashboard_queries_are_promql(query: str) -> None:
 def test_the_local_prometheus_config_is_accepted() -> None:
     result = promtool("check", "config", "--syntax-only", str(DEPLOY / "local" / "prometheus.yml"))
     assert result.returncode == 0, result.stdout + result.stderr
+
+
+def declared_metrics() -> set[str]:
+    """Every series name that service/metrics.py can expose."""
+    from prometheus_client import CollectorRegistry
+
+    from service.metrics import Metrics
+
+    registry = CollectorRegistry()
+    Metrics(registry)
+    suffixes = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "gauge": ("",), "info": ("_info",)}
+    return {family.name + suffix for family in registry.collect() for suffix in suffixes[family.type]}
+
+
+def test_rules_and_dashboards_name_only_metrics_that_the_service_declares() -> None:
+    rules = [rule["expr"] for group in rule_groups()["groups"] for rule in group["rules"]]
+    named = {name for text in [*rules, *dashboard_queries()] for name in SWAN_METRIC.findall(text)}
+    recorded = {
+        rule["record"].split(":")[1] for g in rule_groups()["groups"] for rule in g["rules"] if "record" in rule
+    }
+    assert named - declared_metrics() - recorded == set()

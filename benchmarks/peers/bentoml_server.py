@@ -1,0 +1,20 @@
+"""The dense model behind BentoML: numpy by JSON, adaptive batching, one worker process a core."""
+
+from __future__ import annotations
+
+import os
+
+import bentoml
+import numpy as np
+
+from benchmarks.peers.dense import MAX_BATCH, DenseModel
+
+
+@bentoml.service(workers=int(os.environ.get("SWAN_PEER_WORKERS", "2")), traffic={"timeout": 30, "max_concurrency": 512})
+class Dense:
+    def __init__(self) -> None:
+        self.model = DenseModel()
+
+    @bentoml.api(batchable=True, batch_dim=(0, 0), max_batch_size=MAX_BATCH, max_latency_ms=1000)
+    def predict(self, rows: np.ndarray) -> np.ndarray:
+        return self.model(np.asarray(rows, np.float32))
