@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import subprocess
 import tempfile
@@ -16,13 +17,18 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+import typer
+from models.registry import find_package, shipped_repository
+from rich.console import Console
+from rich.table import Table
 
 from benchmarks import process_tree
 from benchmarks.peers.catalogue import OIP_INPUT, PEERS, Peer
 from benchmarks.peers.environments import PeerAbsent, python_of
+from benchmarks.serving_plot import plot
 from loadtests.answers import Outcome
 from loadtests.capacity import measure
 from loadtests.clients import Client, HttpClient
@@ -204,24 +210,39 @@ def as_json(records: list[Record]) -> list[dict[str, Any]]:
     return [asdict(record) for record in records]
 
 
-def plot(records: list[Record], folder: Path) -> Path:
-    """Bars: requests a second within the deadline, with the quality of the answers beside each."""
-    import matplotlib
+def main(
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the records here.")] = None,
+    plot_dir: Annotated[Path | None, typer.Option("--plot", help="Folder for serving.png.")] = None,
+    model: Annotated[str, typer.Option(help="Packaged model to serve.")] = "fashion-resnet",
+    only: Annotated[list[str] | None, typer.Option(help="swan or a peer's name; repeat for several.")] = None,
+    install: Annotated[bool, typer.Option(help="Install absent peers into environments of their own.")] = False,
+    deadline_ms: Annotated[float, typer.Option(help="The SLO: 99 % within this.")] = 50.0,
+    rate: Annotated[float, typer.Option(help="Common rate for latency and CPU per request.")] = 100.0,
+) -> None:
+    """This service beside its peers: rate within the SLO, latency, CPU per request, memory, start-up, quality."""
+    console = Console(highlight=False)
+    settings = Settings(model=model, deadline_s=deadline_ms / 1e3, common_rate=rate)
+    records = run(settings, find_package(shipped_repository(), model), tuple(only or ()), install, console.print)
+    console.print(table(records))
+    if json_file is not None:
+        json_file.write_text(json.dumps(as_json(records), indent=1) + "\n", encoding="utf-8")
+    if plot_dir is not None:
+        console.print(f"picture: {plot(records, plot_dir)}")
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
 
-    folder.mkdir(parents=True, exist_ok=True)
-    ordered = sorted(records, key=lambda record: record.rps)
-    figure, axis = plt.subplots(figsize=(9, 0.5 * len(ordered) + 1.5), constrained_layout=True)
-    colours = ["#0b6e99" if record.server.startswith("swan") else "#9aa5b1" for record in ordered]
-    labels = [f"{record.server} ({record.protocol})" for record in ordered]
-    bars = axis.barh(labels, [record.rps for record in ordered], color=colours)
-    notes = [f" {record.rps:.0f}/s, quality {record.quality_at_capacity:.3f}" for record in ordered]
-    axis.bar_label(bars, notes, fontsize=8)
-    axis.set_xlabel(f"requests/s with 99 % within {records[0].deadline_ms:.0f} ms ({records[0].model}, two cores)")
-    axis.margins(x=0.3)
-    path = folder / "serving.png"
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
-    return path
+def table(records: list[Record]) -> Table:
+    columns = {
+        "rps": ".0f",
+        "p50_ms": ".2f",
+        "p99_ms": ".1f",
+        "cpu_ms_per_request": ".2f",
+        "rss_mib": ".0f",
+        "startup_s": ".1f",
+        "quality": ".4f",
+        "quality_at_capacity": ".4f",
+        "budget_at_capacity": ".2f",
+    }
+    result = Table("server", "protocol", *columns, title=f"{records[0].model} on the same cores" if records else "")
+    for record in sorted(records, key=lambda one: -one.rps):
+        result.add_row(record.server, record.protocol, *(format(getattr(record, c), f) for c, f in columns.items()))
+    return result
