@@ -1,12 +1,43 @@
-"""harden_: pack every gated layer's weights for the kernels. soften_: forget them."""
+"""gate_: give a trained dense model gates. harden_: pack weights for the kernels. soften_: forget them."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from torch import nn
 
+from swan_runtime.bind import GatedModel
+from swan_runtime.calibrate import Inputs
 from swan_runtime.conv import GatedConv, GatedConvBlock
+from swan_runtime.errors import InvalidInputError
+from swan_runtime.find import Adapter, BlockConfig, replace_blocks_
+from swan_runtime.fit import fit_gates_
 from swan_runtime.layers import GatedMLP, gated_layers, name_layers_
 from swan_runtime.pack import PackedConv, PackedMLP
+
+
+def gate_(
+    model: nn.Module,
+    batches: Sequence[Inputs],
+    rank: int = 16,
+    granularity: str = "token",
+    glu: str = "lowrank",
+    adapters: Mapping[type[nn.Module], Adapter] | None = None,
+) -> GatedModel:
+    """Gate the blocks of a *trained dense* model without training; the model is taken over and must not be used alone.
+
+    batches: tuples of the model's positional inputs, rows first, from the data it will see. rank: of the gates.
+    granularity: a mask per "token", or per "request" where a block keeps its width. glu: "lowrank" or "cats".
+    adapters: module type -> function that returns its gated replacement, for blocks that the search cannot see.
+    Calibrate the result, then harden it. Raises InvalidInputError where no block is found.
+    """
+    model.eval()
+    gated = GatedModel(replace_blocks_(model, BlockConfig(rank, granularity, glu), adapters or {}))
+    if not gated_layers(gated):
+        expected = "a Linear-activation-Linear, GLU or conv-norm-activation-conv block, or an adapter for one"
+        raise InvalidInputError("model", expected, type(model).__name__)
+    fit_gates_(gated, batches)
+    return gated
 
 
 def harden_(model: nn.Module) -> nn.Module:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -28,17 +29,18 @@ class Layout:
     def flatten(x: Tensor, lengths: Sequence[int] | None = None) -> tuple[Tensor, Layout]:
         """x -> (positions [N, D], layout).
 
-        x: [B, D] rows; [B, T, D] rows of T tokens (with `lengths`: padded, only the first lengths[b] count);
-        [N, D] with `lengths`: the tokens of all rows one after the other, no padding.
+        x: [B, D] rows; [B, ..., D] rows of tokens or pixels; [B, T, D] with `lengths`: padded, only the first
+        lengths[b] tokens count; [N, D] with `lengths`: the tokens of all rows one after the other, no padding.
         """
         lead = x.shape[:-1]
-        if len(lead) > 2 or not lead:
+        if not lead or (len(lead) > 2 and lengths is not None):
             raise InvalidInputError("x", "[B, D] or [B, T, D]", str(tuple(x.shape)))
         if lengths is None:
             if len(lead) == 1:
                 return x, Layout([1] * lead[0], None, None, lead)
-            rows = torch.arange(lead[0], device=x.device).repeat_interleave(lead[1])
-            return x.reshape(-1, x.shape[-1]), Layout([lead[1]] * lead[0], rows, None, lead)
+            per_row = math.prod(lead[1:])
+            rows = torch.arange(lead[0], device=x.device).repeat_interleave(per_row)
+            return x.reshape(-1, x.shape[-1]), Layout([per_row] * lead[0], rows, None, lead)
         counts = torch.as_tensor(lengths, device=x.device)
         rows = torch.arange(len(counts), device=x.device).repeat_interleave(counts)
         if len(lead) == 1:

@@ -99,7 +99,7 @@ def test_wrong_lengths_and_shapes_are_refused() -> None:
     for x, lengths, field in (
         (torch.randn(2, 4, 16), [5, 1], "lengths"),
         (torch.randn(5, 16), [2, 2], "lengths"),
-        (torch.randn(2, 2, 2, 16), None, "x"),
+        (torch.randn(2, 2, 2, 16), [2, 2], "x"),
     ):
         with pytest.raises(InvalidInputError) as caught:
             layer(x, open_plan_of(layer, 2, 0.0), lengths)
