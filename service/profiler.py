@@ -1,0 +1,197 @@
+"""Measures how long a model takes over batch sizes and budgets, on real inputs, and remembers it between starts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from models.interface import Arrays, ServableModel
+from service.control.profile import ProfileFit, Sample, fit_profile
+
+log = logging.getLogger(__name__)
+
+FORMAT = 1
+MAX_REPEATS = 25
+MIN_REPEATS = 3
+NUM_BUDGETS = 5
+
+Progress = Callable[[float], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """A fitted profile, its key and where it came from: `measured` now or `cached`."""
+
+    fit: ProfileFit
+    key: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How long to measure: at most `seconds` a model. clock: seconds, for timing."""
+
+    seconds: float = 2.0
+    clock: Callable[[], float] = time.perf_counter
+
+
+def profile_model(
+    model: ServableModel,
+    threads: int,
+    cache: Path | None,
+    effort: Effort | None = None,
+    progress: Progress | None = None,
+) -> Profile:
+    """The model's profile from the cache, else measured (a few seconds of one core, on the calling thread) and cached.
+
+    threads: worker threads of the replica, part of the key. cache: folder, None = the user's. progress: told the share
+    done, 0 to 1. Raises what the model's infer raises.
+    """
+    key = profile_key(model, threads)
+    path = (cache or user_cache()) / f"{key}.json"
+    samples = _read(path, key)
+    source = "cached"
+    if samples is None:
+        samples, source = measure(model, effort or Effort(), progress), "measured"
+        _write(path, key, samples)
+    fit = fit_profile(samples)
+    for problem in fit.problems:
+        log.warning("profile of %s: %s", model.spec.name, problem)
+    return Profile(fit, key, source)
+
+
+def profile_key(model: ServableModel, threads: int) -> str:
+    """Hash of all that the times depend on: weights, shape of the service, machine and versions."""
+    spec = model.spec
+    facts = [FORMAT, spec.name, spec.version, model.fingerprint, spec.max_batch_size, threads, *_machine()]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
+
+
+def measure(model: ServableModel, effort: Effort, progress: Progress | None = None) -> list[Sample]:
+    """Time a grid of (rows, budget) in rounds until the time is up, every point at least MIN_REPEATS times.
+
+    Rounds visit the whole grid, so that a disturbance of the machine touches all points alike. A model too slow for
+    the full grid gets a coarser one: between its points the profile interpolates.
+    """
+    began = effort.clock()
+    grid = _affordable_grid(model, effort)
+    inputs = {rows: model.example(rows) for rows in {rows for rows, _ in grid}}
+    samples: list[Sample] = []
+    for repeat in range(1, MAX_REPEATS + 1):
+        samples += [
+            Sample(rows, budget, _time_once(model, inputs[rows], budget, effort.clock)) for rows, budget in grid
+        ]
+        spent = effort.clock() - began
+        if progress:
+            progress(min(1.0, max(repeat / MAX_REPEATS, spent / effort.seconds)))
+        if repeat >= MIN_REPEATS and spent >= effort.seconds:
+            break
+    if progress:
+        progress(1.0)
+    return samples
+
+
+def _affordable_grid(model: ServableModel, effort: Effort) -> list[tuple[int, float]]:
+    """The finest grid of which MIN_REPEATS rounds fit into the time, judged by one warm request at the full budget."""
+    budgets, sizes = budget_grid(model), batch_sizes(model.spec.max_batch_size)
+    one = model.example(1)
+    for budget in (budgets[0], budgets[-1]):
+        _time_once(model, one, budget, effort.clock)  # the first call at each end may compile or allocate
+    row_s = min(_time_once(model, one, budgets[-1], effort.clock) for _ in range(2))
+    ends, fewer = tuple(dict.fromkeys((sizes[0], sizes[-1]))), tuple(dict.fromkeys((budgets[0], budgets[-1])))
+    for rows, shares in ((sizes, budgets), (ends, budgets), (ends, fewer), (sizes[:2], fewer)):
+        if MIN_REPEATS * row_s * sum(rows) * len(shares) <= effort.seconds:
+            return [(count, budget) for count in rows for budget in shares]
+    return [(1, budget) for budget in fewer]
+
+
+def batch_sizes(max_batch: int) -> tuple[int, ...]:
+    """1, 2, 4, ... up to the maximum, which is always among them."""
+    sizes = {1, max(1, max_batch)}
+    size = 2
+    while size < max_batch:
+        sizes.add(size)
+        size *= 2
+    return tuple(sorted(sizes))
+
+
+def budget_grid(model: ServableModel) -> tuple[float, ...]:
+    """At most NUM_BUDGETS budgets from the lowest to the highest served; 1.0 alone for a model without gates."""
+    table = model.table
+    if table is None:
+        return (1.0,)
+    low, high = table.floor, table.budgets[-1]
+    if low == high:
+        return (low,)
+    return tuple(float(budget) for budget in np.linspace(low, high, NUM_BUDGETS))
+
+
+def user_cache() -> Path:
+    """$XDG_CACHE_HOME/swan-serve/profiles, by default ~/.cache/swan-serve/profiles."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "swan-serve" / "profiles"
+
+
+def _time_once(model: ServableModel, inputs: Arrays, budget: float, clock: Callable[[], float]) -> float:
+    rows = len(next(iter(inputs.values())))
+    budgets = np.full(rows, budget)
+    began = clock()
+    model.infer(inputs, budgets)
+    return max(clock() - began, 1e-9)
+
+
+def _machine() -> list[str]:
+    versions = []
+    for package in ("swan-serve", "torch", "numba", "numpy"):
+        try:
+            versions.append(version(package))
+        except PackageNotFoundError:
+            versions.append("")
+    return [platform.machine(), _cpu_name(), str(os.cpu_count()), platform.python_version(), *versions]
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor()
+    )
+
+
+def _read(path: Path, key: str) -> list[Sample] | None:
+    """None for anything that is not exactly what `_write` wrote: a cache is never worth an error."""
+    try:
+        raw: Any = json.loads(path.read_text(encoding="utf-8"))
+        if raw["key"] != key:
+            return None
+        samples = [Sample(int(rows), float(budget), float(seconds)) for rows, budget, seconds in raw["samples"]]
+        fit_profile(samples)
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    return samples
+
+
+def _write(path: Path, key: str, samples: Sequence[Sample]) -> None:
+    """Atomic, since several replicas may profile the same model; a read-only home is no error."""
+    text = json.dumps({"key": key, "samples": [[one.rows, one.budget, one.seconds] for one in samples]})
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False, encoding="utf-8") as file:
+            file.write(text)
+        Path(file.name).replace(path)
+    except OSError as error:
+        log.warning("the profile cache is not writable: %s", error.strerror)
