@@ -14,7 +14,7 @@ import numpy as np
 from service.control.edf import EdfQueue
 from service.control.types import BatchDone, Decision, Limit, Policy, ReplicaView
 from service.hosted import Entry, HostedModel
-from service.metrics import Served
+from service.model_metrics import BatchCost, Served
 from service.types import Completion
 from service.waiting import WaitingRoom
 from service.worker import Answer, Job, JobResult, Workers
@@ -133,7 +133,8 @@ class Dispatcher:
             late = len(entries) - on_time
             predicted_s = running.decision.predicted_s
             self._learn(BatchDone(hosted.key, running.rows, predicted_s, result.compute_s, now, on_time, late))
-            hosted.metrics.count_batch(len(entries), running.rows, result.input_s, result.compute_s, result.output_s)
+            cost = BatchCost(len(entries), running.rows, result.input_s, result.compute_s, result.output_s)
+            hosted.metrics.count_batch(cost)
         elif result.worker_died:
             hosted.metrics.count_worker_death()
         self._fill_workers()  # the worker gets its next batch before this one's clients get their answers

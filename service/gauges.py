@@ -1,4 +1,4 @@
-"""Publishes the controller's gauges: at most every 100 ms, and once more after the last activity."""
+"""Publishes metrics and the controller's gauges every 100 ms while there is traffic, and once more after it."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from collections.abc import Mapping, Sequence
 
 from service.control.types import Policy
 from service.hosted import HostedModel
-from service.metrics import ControllerState
+from service.model_metrics import ControllerState
 from swan_runtime.report import ComputeReport
 
 PERIOD_S = 0.1
 
 
 class GaugePublisher:
-    """A gauge is only read by scrapes, so setting it on every request would be waste."""
+    """Metrics are only read by scrapes, so bringing them up to date with every request would be waste."""
 
     def __init__(self, policy: Policy, models: Mapping[str, HostedModel]) -> None:
         self._policy = policy
@@ -37,8 +37,9 @@ class GaugePublisher:
     def publish(self) -> None:
         """Set every gauge now."""
         for hosted in self._models.values():
+            hosted.metrics.publish()
             hosted.metrics.set_controller(self._state(hosted))
-            hosted.metrics.pending.set(hosted.num_pending)
+            hosted.metrics.set_pending(hosted.num_pending)
             if hosted.last_reports:
                 hosted.metrics.set_layers(layer_activity(hosted.last_reports))
 

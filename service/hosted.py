@@ -11,10 +11,12 @@ from service.control.profile import ServiceProfile
 from service.control.types import Decision, Limit, ModelPlan, QueuedItem, ShedReason, priority_class
 from service.coordinator import Mode, SetPoints
 from service.errors import Overloaded, ServiceError
-from service.metrics import ModelMetrics
+from service.model_metrics import ModelMetrics
 from service.types import Completion, DeadlinePolicy, LimitedBy, Quality, Work
 from swan_runtime.report import ComputeReport
 
+ANY_QUALITY = Quality()
+REMEMBERED_BUDGETS = 1024
 PRIORITY_LABELS = ("high", "normal", "low")  # by the class of the control law
 
 
@@ -72,6 +74,7 @@ class HostedModel:
         self.last_budget = self.highest
         self.last_reports: tuple[ComputeReport, ...] = ()
         self._frozen_at = self.highest
+        self._qualities: dict[float, float] = {}
         self.mode = Mode.AUTO
         self.obey(SetPoints())
 
@@ -124,6 +127,8 @@ class HostedModel:
 
     def _bounds(self, quality: Quality, policy: DeadlinePolicy) -> tuple[float, float]:
         """Lowest and highest budget to answer at, resolved to what the calibration serves and the rails allow."""
+        if quality == ANY_QUALITY and policy is DeadlinePolicy.DEGRADE:  # nearly all requests
+            return self.rail_low, self.rail_high
         floor, ceiling = self.served(quality.minimum), self.served(quality.maximum)
         if floor > self.rail_high:
             raise Overloaded(
@@ -153,7 +158,14 @@ class HostedModel:
 
     def quality_at(self, budget: float) -> float | None:
         """Expected quality from the calibration table; None for a model without one."""
-        return self.model.table.expected_quality(budget) if self.model.table else None
+        if self.model.table is None:
+            return None
+        found = self._qualities.get(budget)
+        if found is None:
+            if len(self._qualities) >= REMEMBERED_BUDGETS:
+                self._qualities.clear()
+            found = self._qualities[budget] = self.model.table.expected_quality(budget)
+        return found
 
     def threshold_at(self, budget: float) -> float:
         """The first gated layer's score threshold at `budget`; 0 for a model without gates."""
@@ -163,4 +175,8 @@ class HostedModel:
 
 def shape_group(work: Work) -> object:
     """What must be equal for requests to share a batch: names, datatypes and shapes without the batch dimension."""
-    return tuple((name, array.dtype.str, array.shape[1:]) for name, array in sorted(work.inputs.items()))
+    inputs = work.inputs
+    if len(inputs) == 1:
+        ((name, array),) = inputs.items()
+        return name, array.dtype, array.shape[1:]
+    return tuple([(name, array.dtype, array.shape[1:]) for name, array in sorted(inputs.items())])

@@ -5,8 +5,7 @@ Prometheus rules: base units, `_total` counters, low cardinality, at most 300 se
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
 from enum import StrEnum
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -29,38 +28,6 @@ class Outcome(StrEnum):
     SHED = "shed"
     ERROR = "error"
     CANCELLED = "cancelled"
-
-
-@dataclass(frozen=True, slots=True)
-class ControllerState:
-    """What the controller of one model does now. saturated: 'floor', 'ceiling' or ''."""
-
-    budget: float
-    threshold: float
-    kappa: float
-    sigma: float
-    queue_requests: int
-    backlog_s: float
-    arrival_rate: float
-    saturated: str
-    mode: str
-    desired_replicas: float = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Served:
-    """One answered request, as it is counted. Times in seconds."""
-
-    priority: str
-    queue_s: float
-    total_s: float
-    on_time: bool
-    budget: float
-    activity: float
-    macs: int
-    macs_dense: int
-    quality_expected: float | None
-    cap_hits: int = 0
 
 
 MODES = ("auto", "manual", "freeze", "shadow")
@@ -151,122 +118,3 @@ class Metrics:
         self.profile_info = gauge(
             "profile_info", "1, labelled with the profile in use", "livemostrecent", (*_MODEL, "profile", "source")
         )
-
-    def for_model(self, model: str, version: str) -> ModelMetrics:
-        return ModelMetrics(self, model, version)
-
-
-class ModelMetrics:
-    """The series of one model version, looked up once: an update costs about a microsecond."""
-
-    def __init__(self, metrics: Metrics, model: str, version: str) -> None:
-        self._all = metrics
-        self._labels = (model, version)
-        labels = self._labels
-        self._compute_duration = metrics.compute_duration.labels(*labels)
-        self._input_seconds = metrics.input_seconds.labels(*labels)
-        self._infer_seconds = metrics.infer_seconds.labels(*labels)
-        self._output_seconds = metrics.output_seconds.labels(*labels)
-        self._rows = metrics.rows.labels(*labels)
-        self._batches = metrics.batches.labels(*labels)
-        self._request_macs = metrics.request_macs.labels(*labels)
-        self._macs = metrics.macs.labels(*labels)
-        self._macs_dense = metrics.macs_dense.labels(*labels)
-        self._activity = metrics.request_activity.labels(*labels)
-        self._budget = metrics.request_budget.labels(*labels)
-        self._slo_attained = metrics.slo_attained.labels(*labels)
-        self._slo_requests = metrics.slo_requests.labels(*labels)
-        self._accuracy = metrics.served_accuracy.labels(*labels)
-        self._decision = metrics.controller_decision.labels(*labels)
-        self.pending = metrics.pending.labels(*labels)
-        self._by_class: dict[str, tuple[Histogram, Histogram]] = {}
-        self._outcomes: dict[tuple[str, Outcome], Counter] = {}
-
-    def count_batch(self, requests: int, rows: int, input_s: float, compute_s: float, output_s: float) -> None:
-        """A batch that was computed; Triton's per-request durations count its time once for each request."""
-        self._compute_duration.observe(compute_s)
-        self._batches.inc()
-        self._rows.inc(rows)
-        self._input_seconds.inc(requests * input_s)
-        self._infer_seconds.inc(requests * compute_s)
-        self._output_seconds.inc(requests * output_s)
-
-    def count_served(self, served: Sequence[Served]) -> None:
-        """Answered requests of one batch: histograms request by request, counters by their sums."""
-        for one in served:
-            duration, queue = self._histograms(one.priority)
-            duration.observe(one.total_s)
-            queue.observe(one.queue_s)
-            self._request_macs.observe(one.macs)
-            self._activity.observe(one.activity)
-            self._budget.observe(one.budget)
-            self._outcome(one.priority, Outcome.OK if one.on_time else Outcome.LATE).inc()
-        self._macs.inc(sum(one.macs for one in served))
-        self._macs_dense.inc(sum(one.macs_dense for one in served))
-        if cap_hits := sum(one.cap_hits for one in served):
-            self._all.cap_hits.labels(*self._labels).inc(cap_hits)
-        self._slo_requests.inc(len(served))
-        on_time = [one.quality_expected or 0.0 for one in served if one.on_time]
-        if on_time:
-            self._slo_attained.inc(len(on_time))
-            self._accuracy.inc(sum(on_time))
-
-    def count_shed(self, priority: str, reason: str) -> None:
-        """Refused or dropped: it missed its objective. reason: a ShedReason or `draining`."""
-        self._all.shed.labels(*self._labels, reason).inc()
-        self._outcome(priority, Outcome.SHED).inc()
-        self._slo_requests.inc()
-
-    def count_error(self, priority: str) -> None:
-        self._outcome(priority, Outcome.ERROR).inc()
-        self._slo_requests.inc()
-
-    def count_cancelled(self, priority: str) -> None:
-        self._outcome(priority, Outcome.CANCELLED).inc()
-
-    def count_watchdog(self) -> None:
-        self._all.controller_watchdog.labels(*self._labels).inc()
-
-    def count_worker_death(self) -> None:
-        self._all.worker_deaths.labels(*self._labels).inc()
-
-    def observe_decision(self, seconds: float) -> None:
-        self._decision.observe(seconds)
-
-    def set_layers(self, activity: Mapping[str, float]) -> None:
-        for layer, value in activity.items():
-            self._all.layer_activity.labels(*self._labels, layer).set(value)
-
-    def set_profile(self, profile: str, source: str) -> None:
-        """profile: its hash; source: measured, cached or none."""
-        self._all.profile_info.labels(*self._labels, profile, source).set(1)
-
-    def set_controller(self, state: ControllerState) -> None:
-        everything, labels = self._all, self._labels
-        everything.controller_budget.labels(*labels).set(state.budget)
-        everything.controller_threshold.labels(*labels).set(state.threshold)
-        everything.controller_service_ratio.labels(*labels).set(state.kappa)
-        everything.controller_margin_sigma.labels(*labels).set(state.sigma)
-        everything.controller_queue.labels(*labels).set(state.queue_requests)
-        everything.controller_backlog.labels(*labels).set(state.backlog_s)
-        everything.controller_arrival_rate.labels(*labels).set(state.arrival_rate)
-        everything.desired_replicas.labels(*labels).set(state.desired_replicas)
-        for edge in ("floor", "ceiling"):
-            everything.controller_saturated.labels(*labels, edge).set(float(edge == state.saturated))
-        for mode in MODES:
-            everything.controller_mode.labels(*labels, mode).set(float(mode == state.mode))
-
-    def _histograms(self, priority: str) -> tuple[Histogram, Histogram]:
-        found = self._by_class.get(priority)
-        if found is None:
-            labels = (*self._labels, priority)
-            found = (self._all.request_duration.labels(*labels), self._all.queue_duration.labels(*labels))
-            self._by_class[priority] = found
-        return found
-
-    def _outcome(self, priority: str, outcome: Outcome) -> Counter:
-        found = self._outcomes.get((priority, outcome))
-        if found is None:
-            found = self._all.requests.labels(*self._labels, priority, outcome.value)
-            self._outcomes[(priority, outcome)] = found
-        return found

@@ -21,6 +21,7 @@ from service.errors import NotFound, Overloaded, Unavailable
 from service.gauges import GaugePublisher
 from service.hosted import Entry, HostedModel, model_key, priority_label
 from service.metrics import Metrics
+from service.model_metrics import ModelMetrics
 from service.types import Completion, Work
 from service.waiting import WaitingRoom
 from service.worker import Workers
@@ -66,7 +67,7 @@ class Scheduler:
     def add_model(self, model: ServableModel, profile: ServiceProfile) -> None:
         """Make a warmed-up model available. It replaces one of the same name and version, with what waits there."""
         spec = model.spec
-        hosted = HostedModel(model, profile, self._metrics.for_model(spec.name, spec.version))
+        hosted = HostedModel(model, profile, ModelMetrics(self._metrics, spec.name, spec.version))
         hosted.obey(self._set_points)
         replaced = self._models.get(hosted.key)
         self._models[hosted.key] = hosted
@@ -84,6 +85,7 @@ class Scheduler:
             if self._models.get(hosted.key) is hosted:
                 del self._models[hosted.key]
                 self._policy.remove_model(hosted.key)
+            hosted.metrics.publish()
             self._replaced = [other for other in self._replaced if other is not hosted]
 
     def apply_setpoint(self, set_points: SetPoints) -> None:
@@ -96,6 +98,10 @@ class Scheduler:
     @property
     def set_points(self) -> SetPoints:
         return self._set_points
+
+    def publish_metrics(self) -> None:
+        """Bring the registry up to date now; it otherwise happens a few times a second."""
+        self._gauges.publish()
 
     @property
     def num_pending(self) -> int:
@@ -119,6 +125,7 @@ class Scheduler:
         for entry in self._waiting:
             self._waiting.drop(entry, Unavailable("the server is stopping", reason=DRAINING), DRAINING)
         self._waiting.close()
+        self._gauges.publish()
         self._gauges.close()
         self._workers.close()
 

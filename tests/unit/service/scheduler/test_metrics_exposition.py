@@ -13,19 +13,22 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
 from service.exposition import render
-from service.metrics import ControllerState, Metrics, Served
+from service.metrics import Metrics
+from service.model_metrics import BatchCost, ControllerState, ModelMetrics, Served
 from service.triton_names import triton_text
 
 STATE = ControllerState(0.5, 0.1, 1.2, 0.05, 3, 0.01, 100.0, "floor", "auto")
 REPLICA = """
 import sys
 from prometheus_client import CollectorRegistry
-from service.metrics import ControllerState, Metrics, Served
-model = Metrics(CollectorRegistry(), [0.3]).for_model("m", "1")
+from service.metrics import Metrics
+from service.model_metrics import ControllerState, ModelMetrics, Served
+model = ModelMetrics(Metrics(CollectorRegistry(), [0.3]), "m", "1")
 macs = int(sys.argv[1])
 model.count_served([Served("normal", 0.01, 0.02, True, 0.5, 0.5, macs, 2 * macs, 0.9)])
 model.set_controller(ControllerState(0.5, 0.1, 1.2, 0.05, macs, 0.01, 100.0, "floor", "auto"))
-model.pending.set(macs)
+model.set_pending(macs)
+model.publish()
 print("counted", flush=True)
 if sys.argv[2] == "stay":
     sys.stdin.readline()
@@ -55,8 +58,9 @@ def value(text: bytes, name: str, **labels: str) -> float:
 
 def test_a_bucket_ends_exactly_at_each_models_objective() -> None:
     registry = CollectorRegistry()
-    model = Metrics(registry, slo_s=[0.3, 0.02]).for_model("m", "1")
+    model = ModelMetrics(Metrics(registry, slo_s=[0.3, 0.02]), "m", "1")
     model.count_served([served(total_s=0.3), served(total_s=0.3000001)])
+    model.publish()
     text = render(registry)
     assert value(text, "swan_request_duration_seconds_bucket", priority="normal", le="0.02") == 0
     assert value(text, "swan_request_duration_seconds_bucket", priority="normal", le="0.3") == 1
@@ -65,7 +69,7 @@ def test_a_bucket_ends_exactly_at_each_models_objective() -> None:
 
 def test_each_model_costs_at_most_three_hundred_series() -> None:
     registry = CollectorRegistry()
-    model = Metrics(registry, slo_s=[0.3, 0.02]).for_model("m", "1")
+    model = ModelMetrics(Metrics(registry, slo_s=[0.3, 0.02]), "m", "1")
     for priority in ("high", "normal", "low"):
         model.count_served([served(priority=priority), served(priority=priority, on_time=False)])
         model.count_error(priority)
@@ -77,19 +81,21 @@ def test_each_model_costs_at_most_three_hundred_series() -> None:
     model.set_profile("hash", "measured")
     model.count_watchdog()
     model.count_worker_death()
+    model.publish()
     own = [key for key in samples(render(registry)) if ("model", "m") in key[1] or key[0].startswith("swan_")]
     assert 150 < len(own) <= 300
 
 
 def test_triton_names_carry_the_same_counts_in_its_units() -> None:
     registry = CollectorRegistry()
-    model = Metrics(registry).for_model("m", "1")
-    model.count_batch(requests=2, rows=5, input_s=0.001, compute_s=0.25, output_s=0.002)
+    model = ModelMetrics(Metrics(registry), "m", "1")
+    model.count_batch(BatchCost(requests=2, rows=5, input_s=0.001, compute_s=0.25, output_s=0.002))
     model.count_served([served(queue_s=0.5, total_s=1.0), served(queue_s=0.25, total_s=0.5)])
     model.count_shed("normal", "admission")
     model.count_error("high")
     model.count_cancelled("low")
-    model.pending.set(3)
+    model.set_pending(3)
+    model.publish()
     text = render(registry)
     assert value(text, "nv_inference_request_success") == 2
     assert value(text, "nv_inference_count") == 5
@@ -105,7 +111,9 @@ def test_triton_names_carry_the_same_counts_in_its_units() -> None:
 
 def test_label_values_are_escaped() -> None:
     registry = CollectorRegistry()
-    Metrics(registry).for_model('a"b\\c\nd', "1").count_shed("normal", "quota")
+    model = ModelMetrics(Metrics(registry), 'a"b\\c\nd', "1")
+    model.count_shed("normal", "quota")
+    model.publish()
     names = {sample[1] for sample in samples(triton_text(registry.collect()).encode())}
     assert any(("model", 'a"b\\c\nd') in labels for labels in names)
 
