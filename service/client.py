@@ -120,17 +120,19 @@ class Client:
         return Answer(_outputs(result, wanted), (), self._wire.parameters(result))
 
     def _call(self, method: Any, *arguments: Any) -> Any:
+        from geventhttpclient.response import HTTPConnectionClosed
         from tritonclient.utils import InferenceServerException
 
         try:
             return method(*arguments)
         except InferenceServerException as error:
             raise ClientError(error.message() or str(error)) from None
-        except (OSError, TimeoutError) as error:
+        except (OSError, TimeoutError, HTTPConnectionClosed) as error:
             raise ClientError(f"no service at {self._target.address} ({error})") from None
 
 
 class _Http:
+    # NOTE: headers are copied for each call: tritonclient writes its own into the mapping it is given
     def __init__(self, target: Target, headers: dict[str, str], timeout_s: float) -> None:
         import tritonclient.http as library
 
@@ -140,13 +142,17 @@ class _Http:
         )
 
     def metadata(self, model: str) -> Mapping[str, Any]:
-        found: Mapping[str, Any] = self._client.get_model_metadata(model, headers=self._headers)
+        found: Mapping[str, Any] = self._client.get_model_metadata(model, headers=dict(self._headers))
         return found
 
     def infer(self, spec: ModelSpec, inputs: Arrays, outputs: Mapping[str, int], options: Mapping[str, Any]) -> Any:
         wanted = [self._library.InferRequestedOutput(name, class_count=k) for name, k in outputs.items()]
         return self._client.infer(
-            spec.name, _tensors(self._library, spec, inputs), outputs=wanted, headers=self._headers, **_split(options)
+            spec.name,
+            _tensors(self._library, spec, inputs),
+            outputs=wanted,
+            headers=dict(self._headers),
+            **_split(options),
         )
 
     def parameters(self, result: Any) -> dict[str, Any]:
@@ -165,7 +171,7 @@ class _Grpc:
 
     def metadata(self, model: str) -> Mapping[str, Any]:
         found: Mapping[str, Any] = self._client.get_model_metadata(
-            model, headers=self._headers, as_json=True, client_timeout=self._timeout_s
+            model, headers=dict(self._headers), as_json=True, client_timeout=self._timeout_s
         )
         return found
 
@@ -175,7 +181,7 @@ class _Grpc:
             spec.name,
             _tensors(self._library, spec, inputs),
             outputs=wanted,
-            headers=self._headers,
+            headers=dict(self._headers),
             client_timeout=self._timeout_s,
             **_split(options),
         )

@@ -14,10 +14,10 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from service.api.auth import AllowAll, Authorizer, Caller, Scope
 from service.errors import Forbidden, Unauthenticated
 
 FORMAT_VERSION = 1
@@ -27,18 +27,11 @@ PREFIX = "swan"
 SECRET_BYTES = 32
 MAX_CREDENTIAL_CHARS = 512  # longer credentials are refused before any hashing
 RELOAD_INTERVAL_S = 1.0
+GRANTED = (Scope.INFER, Scope.ADMIN, Scope.METRICS)  # what a key may do; scopes do not imply each other
 
 
 class KeyFileError(ValueError):
     """The key file cannot be used; the text names the entry, never a hash."""
-
-
-class KeyScope(StrEnum):
-    """What a key may do. Scopes do not imply each other."""
-
-    INFER = "infer"
-    ADMIN = "admin"
-    METRICS = "metrics"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +43,7 @@ class ApiKey:
     """
 
     id: str
-    scopes: frozenset[KeyScope]
+    scopes: frozenset[Scope]
     tenant: str
     salt: str
     digest: str
@@ -61,8 +54,8 @@ class ApiKey:
             raise KeyFileError(f"key id {self.id!r}: expected 1 to 64 of A-Z a-z 0-9 . -")
         if not TENANT.fullmatch(self.tenant):
             raise KeyFileError(f"key {self.id}: tenant {self.tenant!r}: expected at most 64 of A-Z a-z 0-9 . _ -")
-        if not self.scopes:
-            raise KeyFileError(f"key {self.id}: at least one scope of {', '.join(KeyScope)}")
+        if not self.scopes or Scope.HEALTH in self.scopes:
+            raise KeyFileError(f"key {self.id}: at least one scope of {', '.join(GRANTED)}, and no other")
         if not (re.fullmatch(r"[0-9a-f]{32}", self.salt) and re.fullmatch(r"[0-9a-f]{64}", self.digest)):
             raise KeyFileError(f"key {self.id}: salt and digest must be 32 and 64 hex digits")
 
@@ -71,7 +64,7 @@ class ApiKey:
 
 
 def create(
-    key_id: str, scopes: Iterable[KeyScope], tenant: str = "", not_after: float | None = None
+    key_id: str, scopes: Iterable[Scope], tenant: str = "", not_after: float | None = None
 ) -> tuple[str, ApiKey]:
     """Make a key: (the credential to hand out, shown once; the entry to store). Raises KeyFileError on a bad name."""
     secret, salt = secrets.token_hex(SECRET_BYTES), secrets.token_hex(16)
@@ -92,7 +85,7 @@ class KeyRing:
             if key.id in self._keys:
                 raise KeyFileError(f"key id {key.id}: given twice")
             self._keys[key.id] = key
-        _, self._nobody = create("nobody", [KeyScope.INFER])
+        _, self._nobody = create("nobody", [Scope.INFER])
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -152,7 +145,7 @@ def _entry(raw: Any, index: int) -> ApiKey:
         raise KeyFileError(f"keys[{index}]: expected exactly the fields {', '.join(sorted(fields))}")
     not_after = raw["not_after"]
     try:
-        scopes = frozenset(KeyScope(scope) for scope in raw["scopes"])
+        scopes = frozenset(Scope(scope) for scope in raw["scopes"])
         return ApiKey(
             id=str(raw["id"]),
             scopes=scopes,
@@ -252,13 +245,15 @@ def _basic(value: str) -> tuple[str, str]:
 
 
 class ApiKeyAuthorizer:
-    """Checks every request against the key ring."""
+    """The Authorizer of a service with API keys: every request against the key ring, health excepted."""
 
     def __init__(self, ring: Callable[[], KeyRing], clock: Callable[[], float] = time.time) -> None:
         self._ring, self._clock = ring, clock
 
-    def check(self, headers: Mapping[str, str], scope: KeyScope) -> ApiKey:
-        """The caller's key. Raises Unauthenticated without a valid key, Forbidden when the key lacks `scope`."""
+    def __call__(self, headers: Mapping[str, str], scope: Scope) -> Caller:
+        """Raises Unauthenticated without a valid key, Forbidden when the key lacks `scope`."""
+        if scope is Scope.HEALTH:
+            return Caller()
         found = credential(headers)
         if found is None:
             raise Unauthenticated("this service wants an API key: `authorization: Bearer KEY` or `x-api-key: KEY`")
@@ -267,4 +262,14 @@ class ApiKeyAuthorizer:
             raise Unauthenticated("unknown, expired or revoked API key")
         if scope not in key.scopes:
             raise Forbidden(f"this API key lacks the scope {scope.value!r}")
-        return key
+        return Caller(key.tenant)
+
+
+def build_authorizer(keys_file: Path | None, admin: bool, on_error: Callable[[str], None]) -> Authorizer:
+    """Keys from the file if there is one, else open to all with the admin plane as `admin` says.
+
+    on_error: told when the file changed and cannot be read any more. Raises KeyFileError.
+    """
+    if keys_file is None:
+        return AllowAll(admin)
+    return ApiKeyAuthorizer(WatchedKeyRing(keys_file, on_error=on_error).current)

@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-import ssl
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -18,6 +16,7 @@ import uvicorn
 from service.api.application import OipApp
 from service.http_protocol import bounded_protocol
 from service.limits import Limits
+from service.tls import TlsSettings
 
 _GRACE_S = 1.0
 _BACKLOG = 1024
@@ -32,15 +31,6 @@ class Address:
     host: str = "127.0.0.1"
     http_port: int = 0
     grpc_port: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Tls:
-    """PEM files for both ports. client_ca: clients must show a certificate signed by it."""
-
-    certificate: Path
-    key: Path
-    client_ca: Path | None = None
 
 
 class AioContext:
@@ -66,12 +56,14 @@ class AioContext:
 
 
 @asynccontextmanager
-async def serve(app: OipApp, address: Address | None = None, tls: Tls | None = None) -> AsyncIterator[Address]:
+async def serve(app: OipApp, address: Address | None = None, tls: TlsSettings | None = None) -> AsyncIterator[Address]:
     """Serve while the context is open; yields the bound address. On leaving, requests in work get a moment."""
     address = address or Address()
     grpc_server = _grpc_server(app)
     target = f"{address.host}:{address.grpc_port}"
-    grpc_port = grpc_server.add_secure_port(target, _credentials(tls)) if tls else grpc_server.add_insecure_port(target)
+    grpc_port = (
+        grpc_server.add_secure_port(target, tls.grpc_credentials()) if tls else grpc_server.add_insecure_port(target)
+    )
     listener = socket.create_server((address.host, address.http_port), backlog=_BACKLOG)
     http_server = _HttpServer(_http_config(app, tls))
     await grpc_server.start()
@@ -93,11 +85,11 @@ class _HttpServer(uvicorn.Server):  # type: ignore[misc]
             yield
 
 
-def _http_config(app: OipApp, tls: Tls | None) -> uvicorn.Config:
+def _http_config(app: OipApp, tls: TlsSettings | None) -> uvicorn.Config:
     async def asgi(scope: Any, receive: Any, send: Any) -> None:  # uvicorn takes a bound method for ASGI 2
         await app.asgi(scope, receive, send)
 
-    config = uvicorn.Config(
+    return uvicorn.Config(
         asgi,
         http=bounded_protocol(app.limits),
         ws="none",
@@ -107,18 +99,8 @@ def _http_config(app: OipApp, tls: Tls | None) -> uvicorn.Config:
         server_header=False,
         date_header=False,
         timeout_graceful_shutdown=int(_GRACE_S),
+        **(tls.uvicorn_options() if tls else {}),
     )
-    if tls is not None:
-        config.ssl_certfile, config.ssl_keyfile = str(tls.certificate), str(tls.key)
-        if tls.client_ca is not None:
-            config.ssl_ca_certs, config.ssl_cert_reqs = str(tls.client_ca), ssl.CERT_REQUIRED
-    return config
-
-
-def _credentials(tls: Tls) -> grpc.ServerCredentials:
-    pair = (tls.key.read_bytes(), tls.certificate.read_bytes())
-    authority = tls.client_ca.read_bytes() if tls.client_ca else None
-    return grpc.ssl_server_credentials([pair], authority, require_client_auth=authority is not None)
 
 
 def _grpc_server(app: OipApp) -> grpc.aio.Server:

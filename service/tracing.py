@@ -85,6 +85,9 @@ class OtlpTracer:
         started: AbstractContextManager[Span] = self._tracer.start_as_current_span(name, context=context)
         return started
 
+    def flush(self) -> None:
+        self._provider.force_flush()
+
     def close(self) -> None:
         self._provider.shutdown()
 

@@ -51,7 +51,10 @@ class AsgiApp(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ExtraRoute:
-    """A route mounted by another part. handler: an ASGI app; it answers its own errors or raises ours."""
+    """A route mounted by another part. handler: an ASGI app; it answers its own errors or raises ours.
+
+    It finds the Caller in its ASGI scope under "swan.caller".
+    """
 
     path: str
     methods: tuple[str, ...]
@@ -116,7 +119,7 @@ class GuardedApp:
 
         try:
             if self._scope is not Scope.HEALTH:
-                self._authorize(headers, self._scope)
+                scope["swan.caller"] = self._authorize(headers, self._scope)
             await self._app(scope, receive, send_with_id)
         except Exception as error:
             answer = error_answer(refusal(error, request_id), request_id)

@@ -24,7 +24,7 @@ app = typer.Typer(help=__doc__)
 BAR_CELLS = 24
 
 
-@app.callback(invoke_without_command=True)
+@app.command()
 def infer(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A model's name, e.g. fashion-mlp.")],
     file: Annotated[Path | None, typer.Option(help="A picture, or a .npy array of one row.")] = None,

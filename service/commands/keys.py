@@ -11,7 +11,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from service.security import KeyFileError, KeyRing, KeyScope, create
+from service.api.auth import Scope
+from service.security import KeyFileError, KeyRing, create
 
 app = typer.Typer(no_args_is_help=True, help=__doc__)
 
@@ -24,7 +25,7 @@ DAY_S = 86_400.0
 def create_key(
     key_id: Annotated[str, typer.Argument(metavar="ID", help="Name of the key, e.g. web-shop.")],
     file: KeyFile = DEFAULT_FILE,
-    scope: Annotated[list[KeyScope] | None, typer.Option(help="Repeat for several; infer by default.")] = None,
+    scope: Annotated[list[Scope] | None, typer.Option(help="Repeat for several; infer by default.")] = None,
     tenant: Annotated[str, typer.Option(help="Who pays for the compute; the id by default.")] = "",
     days: Annotated[float | None, typer.Option(help="Expires after this many days.", min=0.0)] = None,
 ) -> None:
@@ -32,7 +33,7 @@ def create_key(
     not_after = None if days is None else time.time() + days * DAY_S
     try:
         ring = KeyRing.load(file) if file.exists() else KeyRing([])
-        credential, entry = create(key_id, scope or [KeyScope.INFER], tenant, not_after)
+        credential, entry = create(key_id, scope or [Scope.INFER], tenant, not_after)
         ring.with_key(entry).save(file)
     except KeyFileError as error:
         raise _fail(str(error)) from None

@@ -17,7 +17,8 @@ from service.limits import Limits
 from service.observer import RequestObserver
 from service.readiness import Readiness
 from service.repository import LiveRepository, ModelSource
-from service.standalone import Address, Tls, serve
+from service.standalone import Address, serve
+from service.tls import TlsSettings
 from tests.support.tiny_models import SlowModel, all_models
 
 T = TypeVar("T")
@@ -65,7 +66,7 @@ class OipServer:
         return self.run(run())
 
     @contextmanager
-    def running(self, tls: Tls | None = None) -> Iterator[OipServer]:
+    def running(self, tls: TlsSettings | None = None) -> Iterator[OipServer]:
         started: threading.Event = threading.Event()
         thread = threading.Thread(target=asyncio.run, args=(self._main(started, tls),), daemon=True)
         thread.start()
@@ -78,7 +79,7 @@ class OipServer:
             thread.join(30.0)
             self.executor.close()
 
-    async def _main(self, started: threading.Event, tls: Tls | None) -> None:
+    async def _main(self, started: threading.Event, tls: TlsSettings | None) -> None:
         self._stop = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         await self.repository.load_all()

@@ -32,6 +32,7 @@ def test_every_line_of_a_request_carries_its_id_also_from_other_modules_and_task
         with log.request_context(request_id, tenant="shop"):
             await asyncio.create_task(inner())
             logging.getLogger("uvicorn.error").warning("late %s", "client")
+            logging.getLogger("service.api.status").error("unexpected")
 
     async def both():
         await asyncio.gather(handle("a"), handle("b"))
@@ -44,6 +45,7 @@ def test_every_line_of_a_request_carries_its_id_also_from_other_modules_and_task
         line["tenant"] == "shop" and line["logger"] == "swan.scheduler" for line in lines if line["event"] == "shed"
     )
     assert {"late client"} == {line["event"] for line in lines if line["logger"] == "uvicorn.error"}
+    assert {line["request_id"] for line in lines if line["event"] == "unexpected"} == {"a", "b"}
     assert "request_id" not in lines[-1]
     assert all(line["timestamp"].endswith("Z") and line["level"] for line in lines)
 
@@ -78,21 +80,18 @@ def test_a_traceback_is_one_json_line(stream):
     assert "RuntimeError: inside" in line["exception"] and line["level"] == "error"
 
 
-def _access(status, protocol="http"):
-    return log.Access(protocol, "POST", "/v2/models/{m}/infer", status, 0.0123, "r1", "shop")
-
-
 def test_the_access_log_keeps_every_failure_and_a_share_of_the_rest(stream):
     log.configure("info", log.LogFormat.JSON, stream)
     access = log.AccessLog(0.1, seed=7)
-    kept = sum(access.record(_access(200)) for _ in range(5000))
-    assert 400 < kept < 600
-    assert all(access.record(_access(status)) for status in (500, 504, "INTERNAL"))
+    assert 400 < sum(access.wanted(failed=False) for _ in range(5000)) < 600
     none = log.AccessLog(0.0)
-    assert not any(none.record(_access(status)) for status in (200, 404, 503, "UNAVAILABLE"))
-    assert none.record(_access(500))
-    line = _lines(stream)[0]
-    assert line["duration_ms"] == 12.3 and line["request_id"] == "r1" and line["tenant"] == "shop"
+    assert not any(none.wanted(failed=False) for _ in range(100))
+    assert none.wanted(failed=True)
+    with log.request_context("r1"):
+        access.write(log.Access("m", "1", "ModelFailed", 0.0123, "shop", failed=True), {"reason": "x"})
+    (line,) = _lines(stream)
+    assert line["latency_ms"] == 12.3 and line["request_id"] == "r1" and line["tenant"] == "shop"
+    assert line["level"] == "error" and line["reason"] == "x"
 
 
 def test_a_ratio_outside_0_to_1_is_refused():

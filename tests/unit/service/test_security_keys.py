@@ -7,20 +7,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from service.api.auth import AllowAll, Scope
 from service.commands.keys import app
 from service.errors import Forbidden, Unauthenticated
 from service.security import (
+    GRANTED,
     ApiKey,
     ApiKeyAuthorizer,
     KeyFileError,
     KeyRing,
-    KeyScope,
     WatchedKeyRing,
+    build_authorizer,
     create,
     credential,
 )
 
-INFER = [KeyScope.INFER]
+INFER = [Scope.INFER]
 
 
 def _authorizer(*keys: ApiKey, now: float = 1000.0) -> ApiKeyAuthorizer:
@@ -49,7 +51,7 @@ def test_every_way_of_sending_a_key_finds_it(shop):
         _basic("web-shop", secret),
     ]
     for headers in ways:
-        assert authorizer.check(headers, KeyScope.INFER).tenant == "shop", headers
+        assert authorizer(headers, Scope.INFER).tenant == "shop", headers
 
 
 @pytest.mark.parametrize(
@@ -68,28 +70,28 @@ def test_every_way_of_sending_a_key_finds_it(shop):
 )
 def test_a_bad_credential_is_unauthenticated_and_never_echoed(shop, headers, text):
     with pytest.raises(Unauthenticated) as caught:
-        _authorizer(shop[1]).check(headers, KeyScope.INFER)
+        _authorizer(shop[1])(headers, Scope.INFER)
     assert text in caught.value.message
     assert "0000" not in caught.value.message
 
 
 def test_scopes_do_not_imply_each_other():
-    for granted in KeyScope:
+    for granted in GRANTED:
         key, entry = create("one", [granted])
         authorizer = _authorizer(entry)
-        for wanted in KeyScope:
+        for wanted in GRANTED:
             if wanted is granted:
-                assert authorizer.check({"x-api-key": key}, wanted).id == "one"
+                assert authorizer({"x-api-key": key}, wanted).tenant == "one"
             else:
                 with pytest.raises(Forbidden, match=wanted.value):
-                    authorizer.check({"x-api-key": key}, wanted)
+                    authorizer({"x-api-key": key}, wanted)
 
 
 def test_an_expired_key_is_refused():
     key, entry = create("brief", INFER, not_after=1000.0)
-    assert _authorizer(entry, now=999.9).check({"x-api-key": key}, KeyScope.INFER).id == "brief"
+    assert _authorizer(entry, now=999.9)({"x-api-key": key}, Scope.INFER).tenant == "brief"
     with pytest.raises(Unauthenticated):
-        _authorizer(entry, now=1000.0).check({"x-api-key": key}, KeyScope.INFER)
+        _authorizer(entry, now=1000.0)({"x-api-key": key}, Scope.INFER)
 
 
 @given(st.text(max_size=80), st.text(max_size=80))
@@ -111,7 +113,7 @@ def test_any_header_gives_a_credential_or_unauthenticated(headers):
 
 def test_the_file_holds_no_secret_is_private_and_round_trips(tmp_path, shop):
     key, entry = shop
-    other_key, other = create("ops", [KeyScope.ADMIN, KeyScope.METRICS], not_after=5.0)
+    other_key, other = create("ops", [Scope.ADMIN, Scope.METRICS], not_after=5.0)
     path = tmp_path / "keys.json"
     KeyRing([entry, other]).save(path)
     text = path.read_text()
@@ -136,6 +138,7 @@ def _file(**changes):
         (_file(extra=1), "exactly the fields"),
         (_file(scopes=[]), "at least one scope"),
         (_file(scopes=["root"]), "root"),
+        (_file(scopes=["health"]), "at least one scope"),
         (_file(id="../x"), "key id"),
         (_file(tenant="a b"), "tenant"),
         (_file(digest="zz"), "hex digits"),
@@ -166,18 +169,18 @@ def test_revoking_takes_effect_without_a_restart_and_a_broken_file_keeps_the_las
     watched = WatchedKeyRing(path, clock=lambda: now[0], on_error=problems.append)
     authorizer = ApiKeyAuthorizer(watched.current)
     headers = {"x-api-key": key}
-    assert authorizer.check(headers, KeyScope.INFER).id == "web-shop"
+    assert authorizer(headers, Scope.INFER).tenant == "shop"
 
     path.write_text("{ broken")
     now[0] = 2.0
-    assert authorizer.check(headers, KeyScope.INFER).id == "web-shop"
+    assert authorizer(headers, Scope.INFER).tenant == "shop"
     assert len(problems) == 1 and "not valid JSON" in problems[0]
 
     KeyRing([entry]).without("web-shop").save(path)
-    assert authorizer.check(headers, KeyScope.INFER).id == "web-shop", "one look a second"
+    assert authorizer(headers, Scope.INFER).tenant == "shop", "one look a second"
     now[0] = 4.0
     with pytest.raises(Unauthenticated):
-        authorizer.check(headers, KeyScope.INFER)
+        authorizer(headers, Scope.INFER)
 
     path.unlink()
     now[0] = 6.0
@@ -190,7 +193,7 @@ def test_the_command_creates_lists_and_revokes(tmp_path):
     assert made.exit_code == 0
     key = made.stdout.strip()
     authorizer = ApiKeyAuthorizer(lambda: KeyRing.load(tmp_path / "keys.json"))
-    assert authorizer.check({"x-api-key": key}, KeyScope.METRICS).tenant == "web"
+    assert authorizer({"x-api-key": key}, Scope.METRICS).tenant == "web"
     listed = run(app, ["list", "--file", file])
     assert "infer metrics" in listed.stdout and key.rpartition("_")[2] not in listed.stdout
     assert run(app, ["create", "web", "--file", file]).exit_code == 2
@@ -198,3 +201,15 @@ def test_the_command_creates_lists_and_revokes(tmp_path):
     assert run(app, ["revoke", "web", "--file", file]).exit_code == 2
     assert "web" not in run(app, ["list", "--file", file]).stdout
     assert run(app, ["list", "--file", str(tmp_path / "none.json")]).exit_code == 2
+
+
+def test_probes_need_no_key_and_without_a_file_only_the_admin_plane_is_closed(tmp_path):
+    _, entry = create("a", INFER)
+    assert _authorizer(entry)({}, Scope.HEALTH).tenant == ""
+    assert isinstance(build_authorizer(None, False, print), AllowAll)
+    with pytest.raises(Forbidden):
+        build_authorizer(None, False, print)({}, Scope.ADMIN)
+    KeyRing([entry]).save(tmp_path / "keys.json")
+    guarded = build_authorizer(tmp_path / "keys.json", True, print)
+    with pytest.raises(Unauthenticated):
+        guarded({}, Scope.ADMIN)

@@ -72,7 +72,7 @@ def test_an_exception_marks_the_span_failed():
     tracer = OtlpTracer(TraceSettings(endpoint="http://127.0.0.1:1", ratio=1.0), exporter)
     with pytest.raises(KeyError), tracer.span("infer"):
         raise KeyError("x")
-    tracer._provider.force_flush()
+    tracer.flush()
     assert exporter.get_finished_spans()[0].status.status_code is StatusCode.ERROR
     tracer.close()
 
