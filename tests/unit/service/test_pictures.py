@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from rich.console import Console
@@ -51,6 +51,7 @@ def test_a_light_ground_is_noticed():
     assert light_ground(pixels) and not light_ground(255 - pixels)
 
 
+@settings(deadline=None, max_examples=40)
 @given(st.integers(1, 9), st.integers(1, 9))
 def test_half_blocks_draw_two_rows_a_line(height, width):
     console = Console(width=20, force_terminal=True, color_system="truecolor")

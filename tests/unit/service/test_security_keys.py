@@ -3,7 +3,7 @@ import json
 import stat
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
@@ -94,6 +94,7 @@ def test_an_expired_key_is_refused():
         _authorizer(entry, now=1000.0)({"x-api-key": key}, Scope.INFER)
 
 
+@settings(deadline=None, max_examples=40)
 @given(st.text(max_size=80), st.text(max_size=80))
 def test_no_other_secret_opens_a_key(name, secret):
     key, entry = create("mine", INFER)
@@ -102,6 +103,7 @@ def test_no_other_secret_opens_a_key(name, secret):
     assert KeyRing([entry]).find("mine", key.rpartition("_")[2], 0.0) is entry
 
 
+@settings(deadline=None, max_examples=40)
 @given(st.dictionaries(st.sampled_from(["authorization", "x-api-key", "other"]), st.text(max_size=600)))
 def test_any_header_gives_a_credential_or_unauthenticated(headers):
     try:
