@@ -9,10 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-def _per_channel(values: Tensor, x: Tensor) -> Tensor:
-    """[C] or [B, C] -> broadcastable to x [B, C, *spatial]."""
-    shape = values.shape if values.dim() == 2 else (1, values.shape[0])
-    return values.reshape(*shape, *([1] * (x.dim() - 2)))
+def _per_channel(values: Tensor) -> Tensor:
+    """[C] or [B, C] -> broadcastable to images [B, C, H, W]."""
+    return values[..., None, None]
 
 
 def acon(x: Tensor, p1: Tensor, p2: Tensor, beta: Tensor) -> Tensor:
@@ -22,14 +21,14 @@ def acon(x: Tensor, p1: Tensor, p2: Tensor, beta: Tensor) -> Tensor:
 
 
 class AconA(nn.Module):
-    """x sigmoid(beta x): p1 = 1, p2 = 0 (Swish). x: [B, C, ...]."""
+    """x sigmoid(beta x): p1 = 1, p2 = 0 (Swish). x: [B, C, H, W]."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.beta = nn.Parameter(torch.ones(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * torch.sigmoid(_per_channel(self.beta, x) * x)
+        return x * torch.sigmoid(_per_channel(self.beta) * x)
 
 
 class AconB(nn.Module):
@@ -41,8 +40,8 @@ class AconB(nn.Module):
         self.beta = nn.Parameter(torch.ones(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        p = _per_channel(self.p, x)
-        return acon(x, torch.ones_like(p), p, _per_channel(self.beta, x))
+        p = _per_channel(self.p)
+        return acon(x, torch.ones_like(p), p, _per_channel(self.beta))
 
 
 class AconC(nn.Module):
@@ -59,7 +58,7 @@ class AconC(nn.Module):
         return self.beta.expand(context.shape[0], -1)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        return acon(x, _per_channel(self.p1, x), _per_channel(self.p2, x), _per_channel(self.beta, x))
+        return acon(x, _per_channel(self.p1), _per_channel(self.p2), _per_channel(self.beta))
 
 
 class MetaAcon(nn.Module):
@@ -85,14 +84,13 @@ class MetaAcon(nn.Module):
         return self.fc1.weight.numel() + self.fc2.weight.numel()
 
     def switching_factor(self, context: Tensor) -> Tensor:
-        """context [B, C', ...] -> beta [B, C] in (0, 1); near 0 = this channel acts linearly for this request."""
-        pooled = context.flatten(2).mean(2) if context.dim() > 2 else context
-        beta: Tensor = torch.sigmoid(self.bn2(self.fc2(self.bn1(self.fc1(pooled)))))
+        """context [B, C', H, W] -> beta [B, C] in (0, 1); near 0 = this channel acts linearly for this request."""
+        beta: Tensor = torch.sigmoid(self.bn2(self.fc2(self.bn1(self.fc1(context.mean((2, 3)))))))
         return beta
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         beta = self.switching_factor(x if context is None else context)
-        return acon(x, _per_channel(self.p1, x), _per_channel(self.p2, x), _per_channel(beta, x))
+        return acon(x, _per_channel(self.p1), _per_channel(self.p2), _per_channel(beta))
 
 
 def conv_activation(name: str, channels: int, context_channels: int | None = None) -> nn.Module:

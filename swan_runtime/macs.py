@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -57,11 +58,16 @@ def _attention_macs(query: Tensor, key: Tensor, value: Tensor) -> int:
     return int(products * (query.shape[-1] + value.shape[-1]))
 
 
+def count_macs(run: Callable[..., object], *inputs: Any) -> int:
+    """MACs of every product that `run(*inputs)` executes."""
+    with torch.no_grad(), MacCounter() as counter:
+        run(*inputs)
+    return int(counter.macs)
+
+
 def dense_macs(model: nn.Module, inputs: tuple[Any, ...]) -> int:
     """MACs of the model without gates for the whole batch."""
-    with torch.no_grad(), MacCounter() as counter:
-        model(*inputs, plan=None)
-    return int(counter.macs)
+    return count_macs(partial(model, plan=None), *inputs)
 
 
 def fixed_macs(model: nn.Module, inputs: tuple[Any, ...]) -> list[int]:
