@@ -1,4 +1,4 @@
-"""fashion-resnet: a residual network whose blocks' middle channels are gated per sample (Bejnordi et al., ICLR 2020)."""
+"""fashion-resnet: residual blocks whose middle channels are gated per sample (Bejnordi et al., ICLR 2020)."""
 
 from __future__ import annotations
 

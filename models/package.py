@@ -109,7 +109,7 @@ def read_package(path: Path) -> Package:
     """Read and check NAME/VERSION/. Raises PackageError or one of its kin; nothing is executed or downloaded."""
     if not path.name.isdigit():
         raise PackageError("version", "a folder named by digits", repr(path.name))
-    manifest = parse_manifest((path / MANIFEST))
+    manifest = parse_manifest(path / MANIFEST)
     if manifest.name != path.parent.name:
         raise PackageError("name", f"the folder's name {path.parent.name!r}", repr(manifest.name))
     for pin in (manifest.weights, manifest.calibration):
@@ -129,9 +129,9 @@ def parse_manifest(path: Path) -> Manifest:
     version = raw.get("format_version") if isinstance(raw, dict) else None
     if isinstance(version, int) and version > FORMAT_VERSION:
         raise NewerFormat("format_version", f"at most {FORMAT_VERSION}", str(version))
-    error = jsonschema.exceptions.best_match(_validator().iter_errors(raw))
-    if error is not None:
-        raise PackageError(error.json_path.replace("$", MANIFEST, 1), "what the schema allows", error.message)
+    problem = jsonschema.exceptions.best_match(_validator().iter_errors(raw))
+    if problem is not None:
+        raise PackageError(problem.json_path.replace("$", MANIFEST, 1), "what the schema allows", problem.message)
     return _manifest(raw)
 
 

@@ -77,10 +77,10 @@ class PlainModel:
 
 
 def load_plain(package: Package) -> PlainModel:
-    """Build the model of an `import` package: a torch module (class, factory result or instance) or a callable.
+    """Build the model of an `import` package: a torch module (class or instance) or a callable.
 
-    A class of torch modules is constructed with the manifest's config and gets the package's weights; a module is called
-    with one tensor per declared input, in order. Any other callable gets a dict of arrays and returns one.
+    A class of torch modules is constructed with the manifest's config and gets the package's weights; a module is
+    called with one tensor per declared input, in order. Any other callable gets a dict of arrays and returns one.
     """
     manifest = package.manifest
     target = import_target(manifest.import_path)

@@ -1,4 +1,4 @@
-"""Pinned downloads: from the Debian archive or the package registry by their ordinary clients, checked by sha256, cached."""
+"""Pinned downloads by the ordinary clients of Debian and the package registry, checked by sha256, cached."""
 
 from __future__ import annotations
 

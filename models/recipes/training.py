@@ -1,4 +1,4 @@
-"""The training loop of every recipe: AdamW, one cycle, per-epoch checkpoints from which an interrupted run goes on exactly."""
+"""The training loop of every recipe: AdamW, one cycle, checkpoints from which an interrupted run goes on exactly."""
 
 from __future__ import annotations
 
