@@ -21,7 +21,6 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from models.registry import find_package, shipped_repository
 from rich.console import Console
 from rich.table import Table
 
@@ -37,6 +36,7 @@ from loadtests.samples import samples_for
 from loadtests.schedules import arrivals, constant
 from loadtests.session import CLIENT_TIMEOUT_S, Session, Variant, service_session
 from loadtests.target import free_port, started
+from models.registry import find_package, shipped_repository
 
 Say = Callable[[str], None]
 START_TIMEOUT_S = 120.0

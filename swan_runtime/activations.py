@@ -15,9 +15,13 @@ def _per_channel(values: Tensor) -> Tensor:
 
 
 def acon(x: Tensor, p1: Tensor, p2: Tensor, beta: Tensor) -> Tensor:
-    """(p1 - p2) x sigmoid(beta (p1 - p2) x) + p2 x, the paper's equation 6; all arguments broadcast to x."""
-    difference = (p1 - p2) * x
-    return difference * torch.sigmoid(beta * difference) + p2 * x
+    """(p1 - p2) x sigmoid(beta (p1 - p2) x) + p2 x, the paper's equation 6; all arguments broadcast to x.
+
+    Computed in x's type: under autocast float32 parameters would otherwise widen every intermediate of the image.
+    """
+    slope, p2 = (p1 - p2).to(x.dtype), p2.to(x.dtype)
+    difference = slope * x
+    return torch.addcmul(p2 * x, difference, torch.sigmoid(beta.to(x.dtype) * difference))
 
 
 class AconA(nn.Module):

@@ -6,9 +6,8 @@ import subprocess
 import sys
 import sysconfig
 
-from models.data.fetch import cache_dir
-
 from benchmarks.peers.catalogue import Peer
+from models.data.fetch import cache_dir
 
 INSTALL_TIMEOUT_S = 900
 
