@@ -10,19 +10,19 @@ from ray import serve
 
 from service.config import Settings
 from service.coordinator import ActorSource, SetPoints, SetPointSource, follow
-from service.mounting import STREAM_METHOD, UNARY_METHODS, RawMessage
+from service.mounting import STREAMS, UNARY, RawMessage, ReplicaContext
 
 
 class Replica(Protocol):
-    """What a replica hosts: an ASGI app, plus one coroutine a unary RPC, named like the RPC, from bytes to bytes."""
+    """What a replica hosts: the protocol app, free of Ray, with what operators and the autoscaler want of it."""
 
     async def asgi(self, scope: Any, receive: Any, send: Any) -> None: ...
 
-    def ModelStreamInfer(self, requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]: ...
+    async def unary(self, service: str, method: str, data: bytes, context: ReplicaContext) -> bytes: ...
 
-    async def Check(self, request: bytes, context: Any) -> bytes: ...
-
-    def Watch(self, request: bytes, context: Any) -> AsyncIterator[bytes]: ...
+    def stream(
+        self, service: str, method: str, requests: AsyncIterator[bytes], context: ReplicaContext
+    ) -> AsyncIterator[bytes]: ...
 
     def configure(self, config: Mapping[str, Any]) -> None:
         """Durable settings from Ray Serve's `user_config`. Raises InvalidRequest for what it does not know."""
@@ -63,17 +63,6 @@ class ModelServer:
     def __serve_build_asgi_app__(self) -> AsgiEntry:
         return AsgiEntry(self._replica)
 
-    async def ModelStreamInfer(self, stream: Any, grpc_context: Any) -> AsyncIterator[RawMessage]:
-        async for payload in self._replica.ModelStreamInfer(stream, grpc_context):
-            yield RawMessage(payload)
-
-    async def Check(self, request: bytes, grpc_context: Any) -> RawMessage:
-        return RawMessage(await self._replica.Check(request, grpc_context))
-
-    async def Watch(self, request: bytes, grpc_context: Any) -> AsyncIterator[RawMessage]:
-        async for payload in self._replica.Watch(request, grpc_context):
-            yield RawMessage(payload)
-
     def reconfigure(self, config: Mapping[str, Any]) -> None:
         self._replica.configure(config)
 
@@ -89,17 +78,27 @@ class ModelServer:
         await self._replica.close()
 
 
-def _unary(name: str) -> Callable[..., Awaitable[RawMessage]]:
+def _unary(service: str, name: str) -> Callable[..., Awaitable[RawMessage]]:
     async def method(self: ModelServer, request: bytes, grpc_context: Any) -> RawMessage:
-        return RawMessage(await getattr(self._replica, name)(request, grpc_context))
+        return RawMessage(await self._replica.unary(service, name, request, ReplicaContext(grpc_context)))
 
     method.__name__ = name
     return method
 
 
-for _name in UNARY_METHODS:
-    setattr(ModelServer, _name, _unary(_name))
-assert hasattr(ModelServer, STREAM_METHOD)
+def _stream(service: str, name: str) -> Callable[..., AsyncIterator[RawMessage]]:
+    async def method(self: ModelServer, stream: Any, grpc_context: Any) -> AsyncIterator[RawMessage]:
+        async for payload in self._replica.stream(service, name, stream, ReplicaContext(grpc_context)):
+            yield RawMessage(payload)
+
+    method.__name__ = name
+    return method
+
+
+for _name, _service in UNARY.items():
+    setattr(ModelServer, _name, _unary(_service, _name))
+for _name, _service in STREAMS.items():
+    setattr(ModelServer, _name, _stream(_service, _name))
 
 
 def deployment() -> Any:

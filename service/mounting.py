@@ -5,14 +5,17 @@ NVIDIA's generated servicer cannot be mounted: its message classes do not pickle
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import grpc
 
-INFERENCE_SERVICE = "inference.GRPCInferenceService"
-HEALTH_SERVICE = "grpc.health.v1.Health"
-REFLECTION_SERVICES = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")
-UNARY_METHODS = (
+INFERENCE = "inference.GRPCInferenceService"
+HEALTH = "grpc.health.v1.Health"
+REFLECTION = "grpc.reflection.v1.ServerReflection"
+REFLECTION_ALPHA = "grpc.reflection.v1alpha.ServerReflection"
+_INFERENCE_UNARY = (
     "ServerLive",
     "ServerReady",
     "ModelReady",
@@ -33,7 +36,10 @@ UNARY_METHODS = (
     "TraceSetting",
     "LogSettings",
 )
-STREAM_METHOD = "ModelStreamInfer"
+# method -> service; Ray Serve picks a replica's method by the last part of the path alone
+UNARY = {**dict.fromkeys(_INFERENCE_UNARY, INFERENCE), "Check": HEALTH}
+STREAMS = {"ModelStreamInfer": INFERENCE, "Watch": HEALTH, "ServerReflectionInfo": REFLECTION}
+DEADLINE_KEY = "swan-grpc-time-remaining"
 
 
 class RawMessage:
@@ -48,23 +54,109 @@ class RawMessage:
         return self.payload
 
 
+class ReplicaContext:
+    """What the protocol app needs of Ray Serve's context of one call."""
+
+    __slots__ = ("_context", "_headers")
+
+    def __init__(self, context: Any) -> None:
+        self._context = context
+        metadata = context.invocation_metadata()
+        self._headers = {str(key): value for key, value in metadata if isinstance(value, str)}
+
+    def headers(self) -> dict[str, str]:
+        return self._headers
+
+    def time_remaining(self) -> float | None:
+        """Seconds to the client's deadline when the call arrived."""
+        remaining = self._headers.get(DEADLINE_KEY)
+        return float(remaining) if remaining is not None else None
+
+    def finish(self, code: grpc.StatusCode | None, details: str, trailing: Sequence[tuple[str, str]]) -> None:
+        self._context.set_trailing_metadata(list(trailing))
+        if code is not None:
+            self._context.set_code(code)
+            self._context.set_details(details)
+
+
 def add_inference_service(servicer: Any, server: Any) -> None:
     """The Open Inference Protocol's service, for `grpc_servicer_functions`."""
-    handlers = {name: grpc.unary_unary_rpc_method_handler(getattr(servicer, name)) for name in UNARY_METHODS}
-    handlers[STREAM_METHOD] = grpc.stream_stream_rpc_method_handler(getattr(servicer, STREAM_METHOD))
-    _add(server, INFERENCE_SERVICE, handlers)
+    _add(servicer, server, INFERENCE, INFERENCE)
 
 
 def add_health_service(servicer: Any, server: Any) -> None:
     """The standard health service that Kubernetes probes speak."""
-    handlers = {
-        "Check": grpc.unary_unary_rpc_method_handler(servicer.Check),
-        "Watch": grpc.unary_stream_rpc_method_handler(servicer.Watch),
+    _add(servicer, server, HEALTH, HEALTH)
+
+
+def add_reflection_service(servicer: Any, server: Any) -> None:
+    """Server reflection in both versions. Ray Serve's own would not know our messages: they are in a private pool."""
+    _add(servicer, server, REFLECTION, REFLECTION)
+    _add(servicer, server, REFLECTION_ALPHA, REFLECTION)
+
+
+def _add(servicer: Any, server: Any, name: str, service: str) -> None:
+    # without serializers: bytes. A server stream is mounted as stream to stream, which is the same on the wire
+    handlers: dict[str, Any] = {
+        method: grpc.unary_unary_rpc_method_handler(getattr(servicer, method))
+        for method, owner in UNARY.items()
+        if owner == service
     }
-    _add(server, HEALTH_SERVICE, handlers)
+    for method, owner in STREAMS.items():
+        if owner == service:
+            handlers[method] = grpc.stream_stream_rpc_method_handler(getattr(servicer, method))
+    with _deadlines_as_metadata(server):
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, handlers),))
+        if hasattr(server, "add_registered_method_handlers"):
+            server.add_registered_method_handlers(name, handlers)
 
 
-def _add(server: Any, service: str, handlers: dict[str, Any]) -> None:
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
-    if hasattr(server, "add_registered_method_handlers"):
-        server.add_registered_method_handlers(service, handlers)
+@contextmanager
+def _deadlines_as_metadata(server: Any) -> Iterator[None]:
+    """Handlers that the server makes within carry the client's deadline on: Ray Serve's own context leaves it out."""
+    factory = getattr(server, "service_handler_factory", None)
+    if factory is None:
+        yield
+        return
+    server.service_handler_factory = lambda service_method, streaming_type: _with_deadline(
+        factory(service_method=service_method, streaming_type=streaming_type),
+        streams=streaming_type.name.endswith("STREAM"),
+    )
+    try:
+        yield
+    finally:
+        server.service_handler_factory = factory
+
+
+def _with_deadline(handler: Callable[..., Any], streams: bool) -> Callable[..., Any]:
+    if streams:
+
+        async def stream(request: Any, context: Any) -> AsyncIterator[Any]:
+            async for response in handler(request, _carry_deadline(context)):
+                yield response
+
+        return stream
+
+    async def unary(request: Any, context: Any) -> Any:
+        return await handler(request, _carry_deadline(context))
+
+    return unary
+
+
+def _carry_deadline(context: Any) -> Any:
+    remaining = context.time_remaining()
+    return context if remaining is None else _DeadlineContext(context, remaining)
+
+
+class _DeadlineContext:
+    """A grpc.aio context whose metadata tells the time that was left on arrival."""
+
+    def __init__(self, context: Any, remaining_s: float) -> None:
+        self._context = context
+        self._metadata = (*context.invocation_metadata(), (DEADLINE_KEY, f"{remaining_s:.6f}"))
+
+    def invocation_metadata(self) -> tuple[tuple[str, Any], ...]:
+        return self._metadata
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._context, name)

@@ -6,10 +6,12 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
+import grpc
+
 from service.config import Settings
 from service.coordinator import SetPoints, SetPointSource
 from service.model_server import deployment
-from service.mounting import UNARY_METHODS
+from service.mounting import ReplicaContext
 
 LIVE = b"\x08\x01"  # ServerLiveResponse(live=True); the same bytes are ready=True
 
@@ -56,24 +58,22 @@ class EchoReplica:
             return 200, b"slept"
         return 200, body
 
-    def __getattr__(self, name: str) -> Any:
-        if name not in UNARY_METHODS:
-            raise AttributeError(name)
-
-        async def answer(request: bytes, context: Any) -> bytes:
-            return LIVE
-
-        return answer
-
-    async def ModelStreamInfer(self, requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
-        async for request in requests:
-            yield request
-
-    async def Check(self, request: bytes, context: Any) -> bytes:
+    async def unary(self, service: str, method: str, data: bytes, context: ReplicaContext) -> bytes:
+        if method == "ServerMetadata":  # what the replica knows of the call, as a message of one string
+            remaining = context.time_remaining()
+            text = f"{context.headers().get('note')} {remaining is not None and 0 < remaining < 60}".encode()
+            context.finish(None, "", [("answered", "yes")])
+            return b"\x0a" + bytes([len(text)]) + text
+        if method == "ModelMetadata":
+            context.finish(grpc.StatusCode.NOT_FOUND, "no such model", [("retry-after", "3")])
+            return b""
         return LIVE
 
-    async def Watch(self, request: bytes, context: Any) -> AsyncIterator[bytes]:
-        yield LIVE
+    async def stream(
+        self, service: str, method: str, requests: AsyncIterator[bytes], context: ReplicaContext
+    ) -> AsyncIterator[bytes]:
+        async for request in requests:
+            yield request
 
     def configure(self, config: Mapping[str, Any]) -> None:
         self._config = config

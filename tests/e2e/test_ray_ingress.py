@@ -14,6 +14,7 @@ import psutil
 import pytest
 import tritonclient.grpc
 import tritonclient.http
+from tritonclient.utils import InferenceServerException
 
 from tests.e2e.running_service import RunningService, echo_config, get, start_service
 
@@ -49,6 +50,25 @@ def test_bytes_travel_unchanged(echo: RunningService) -> None:
         stream = channel.stream_stream("/inference.GRPCInferenceService/ModelStreamInfer")
         messages = [b"one", b"", b"three" * 1000]
         assert list(stream(iter(messages), timeout=60)) == messages
+
+
+def test_metadata_deadline_and_status_pass_the_ingress(echo: RunningService) -> None:
+    with tritonclient.grpc.InferenceServerClient(echo.grpc) as client:
+        metadata = client.get_server_metadata(headers={"note": "hello"}, client_timeout=30)
+        assert metadata.name == "hello True"
+        assert client.get_server_metadata().name == "None False"
+        with pytest.raises(InferenceServerException, match="no such model") as caught:
+            client.get_model_metadata("ghost")
+    assert caught.value.status() == "StatusCode.NOT_FOUND"
+
+
+def test_health_and_reflection_are_mounted(echo: RunningService) -> None:
+    with grpc.insecure_channel(echo.grpc) as channel:
+        assert channel.unary_unary("/grpc.health.v1.Health/Check")(b"", timeout=30) == b"\x08\x01"
+        assert next(channel.unary_stream("/grpc.health.v1.Health/Watch")(b"x", timeout=30)) == b"x"
+        for version in ("v1", "v1alpha"):
+            method = f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo"
+            assert list(channel.stream_stream(method)(iter([b"r"]), timeout=30)) == [b"r"]
 
 
 def test_a_set_point_reaches_the_replica(echo: RunningService) -> None:
