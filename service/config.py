@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -10,9 +11,10 @@ from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from service.errors import InvalidRequest
+from service.limits import Limits
 
 ENVIRONMENT_PREFIX = "SWAN_"
-MEBIBYTE = 1 << 20
+METRICS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 
 PolicyName = Literal["drain-feasible", "fixed", "shadow"]
 
@@ -38,19 +40,15 @@ class Settings(BaseSettings):
 
     policy: PolicyName = Field("drain-feasible", description="How the budget is chosen under load.")
     fixed_budget: float = Field(1.0, gt=0.0, le=1.0, description="Budget of the policy `fixed`.")
-    target_budget: float = Field(0.9, gt=0.0, le=1.0, description="Budget that replicas are added for.")
-    default_timeout_s: float = Field(
-        0.0, ge=0.0, le=3600.0, description="Deadline of requests that name none; 0 = what the model's package says."
-    )
     max_queue_requests: int = Field(
-        512, ge=1, le=1_000_000, description="Waiting requests of a replica before it refuses."
+        4096, ge=1, le=1_000_000, description="Waiting requests of a replica before it refuses."
     )
     profile_cache_dir: Path | None = Field(
         None, description="Folder for measured service times; empty = the user's cache."
     )
 
-    max_body_bytes: int = Field(64 * MEBIBYTE, ge=1024, le=2047 * MEBIBYTE, description="Largest unpacked body.")
-    max_json_bytes: int = Field(16 * MEBIBYTE, ge=1024, le=2047 * MEBIBYTE, description="Largest JSON part.")
+    limits: Limits = Field(Limits(), description="Bounds on requests: service/limits.py; SWAN_LIMITS__NAME sets one.")
+    nan_as_null: bool = Field(False, description="Answer NaN in JSON outputs as null instead of the NaN literal.")
 
     admin_enabled: bool = Field(False, description="Offer load, unload and control routes.")
     api_keys_file: Path | None = Field(None, description="File of hashed API keys with scopes; empty = no keys asked.")
@@ -59,10 +57,6 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe level logged.")
     access_log_sample: float = Field(0.0, ge=0.0, le=1.0, description="Share of requests that get an access log line.")
     otlp_endpoint: str = Field("", max_length=1024, description="OpenTelemetry collector for traces; empty = none.")
-    metrics_dir: Path | None = Field(
-        None, description="Folder the replicas of a node share for /metrics; emptied by whoever starts the node."
-    )
-    drain_timeout_s: float = Field(20.0, ge=0.0, le=600.0, description="Longest wait for requests in flight.")
 
     @model_validator(mode="after")
     def _check_folders(self) -> Settings:
@@ -85,11 +79,17 @@ class Settings(BaseSettings):
     @classmethod
     def load(cls, file: Mapping[str, Any] | None = None, overrides: Mapping[str, Any] | None = None) -> Settings:
         """Merge file < environment < overrides and validate. Raises InvalidSetting with one line per problem."""
-        environment = EnvSettingsSource(cls, env_prefix=ENVIRONMENT_PREFIX)()
+        environment = EnvSettingsSource(cls, env_prefix=ENVIRONMENT_PREFIX, env_nested_delimiter="__")()
         try:
             return cls(**{**(file or {}), **environment, **(overrides or {})})
         except ValidationError as error:
             raise InvalidSetting("; ".join(_explain(problem) for problem in error.errors())) from None
+
+
+def metrics_folder() -> Path | None:
+    """Where the replica processes of a node keep their metrics; prometheus_client reads the same variable at import."""
+    folder = os.environ.get(METRICS_VARIABLE)
+    return Path(folder) if folder else None
 
 
 def environment_of(overrides: Mapping[str, Any]) -> dict[str, str]:

@@ -9,8 +9,9 @@ import typer
 from rich.console import Console
 
 from service.config import InvalidSetting, Settings
+from service.launcher.plan import Plan
 from service.launcher.preflight import CannotStart
-from service.launcher.run import Plan, serve
+from service.launcher.run import serve
 from service.launcher.serve_file import ServeFile, default_path
 
 app = typer.Typer(add_completion=False)
@@ -27,8 +28,10 @@ def command(
     threads: Annotated[int | None, typer.Option(help="Executor threads of a replica.", min=1, max=256)] = None,
     policy: Annotated[str | None, typer.Option(help="Budget under load: drain-feasible, fixed or shadow.")] = None,
     proxy: Annotated[str, typer.Option(help="Ingress: auto, haproxy or default.", envvar="SWAN_PROXY")] = "auto",
+    no_ray: Annotated[bool, typer.Option("--no-ray", help="One replica in this process, without Ray.")] = False,
 ) -> None:
     """Start the service with all packaged models and run until Ctrl-C, which drains."""
+    proxy = "none" if no_ray else proxy
     console = Console(stderr=False, highlight=False, soft_wrap=True)
     overrides = {
         name: value

@@ -64,7 +64,8 @@ class Cluster:
                 global_logging_config=schema.logging_config,
             )
         except Exception as error:
-            raise ProxyFailed(f"the ingress proxy did not start: {_first_line(error)}") from error
+            self._check_stop()
+            raise ProxyFailed(f"the ingress proxy did not start: {_cause(str(error))}") from error
         self._check_stop()
         self._client.deploy_apps(schema)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -10,40 +11,25 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
+import psutil
 from rich.console import Console
 
-from service.config import Settings, environment_of
+from service.config import environment_of
 from service.launcher import preflight
 from service.launcher.cluster import Cluster, ProxyFailed, StopRequested
+from service.launcher.greeting import greet
+from service.launcher.plan import Plan
 from service.launcher.preflight import CannotStart, Machine
 from service.launcher.ray_environment import ray_environment
-from service.launcher.serve_file import ServeFile
 from service.launcher.supervise import CRASHED, supervise
 
 CANNOT_START = 2
 PROXY_FAILED = 3
 PRINTED = "printed.log"
 SYSTEM_CPUS = 1  # logical CPUs beyond the replicas', so that a rolling update finds room
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What to start. overrides: settings from the command line. proxy: auto | haproxy | default."""
-
-    file: ServeFile
-    settings: Settings
-    overrides: dict[str, str]
-    proxy: str = "auto"
-
-    @property
-    def url(self) -> str:
-        host = self.file.host
-        shown = "127.0.0.1" if host in ("0.0.0.0", "::") else host
-        return f"http://{shown}:{self.file.http_port}"
 
 
 class Signals:
@@ -73,12 +59,25 @@ class Signals:
 def serve(plan: Plan, console: Console) -> int:
     """Run until a signal. Returns the exit code; raises CannotStart with one clear line."""
     check(plan, console)
+    if plan.proxy == "none":
+        return _without_ray(plan, console)
     ha_proxy = wants_ha_proxy(plan, console)
     code = _supervised(plan, console, ha_proxy)
     if code == PROXY_FAILED and plan.proxy == "auto":
         _warn(console, "Starting again with Ray Serve's default proxy, which is about 20 times slower.")
         code = _supervised(plan, console, False)
     return code
+
+
+def _without_ray(plan: Plan, console: Console) -> int:
+    from service.launcher.without_ray import serve_here
+    from service.standalone import Address
+
+    console.print("Starting one replica in this process, without Ray.")
+    file = plan.file
+    serve_here(plan.settings, Address(file.host, file.http_port, file.grpc_port), lambda: greet(plan, console))
+    console.print("Stopped.")
+    return 0
 
 
 def _supervised(plan: Plan, console: Console, ha_proxy: bool) -> int:
@@ -151,7 +150,7 @@ def _live(plan: Plan, console: Console, directory: Path, ha_proxy: bool) -> int:
         signals.wait()
         with _step(console, "Draining: answering what is in flight"):
             cluster.drain(str(plan.file.application["name"]))
-    except StopRequested:
+    except (StopRequested, SystemExit):  # Ray exits from its own signal handler until ours is back in place
         console.print("Stopping.")
     finally:
         cluster.stop()
@@ -185,7 +184,18 @@ def _start(plan: Plan, console: Console, signals: Signals, cluster: Cluster) -> 
         cluster.wait_until_running(str(plan.file.application["name"]), lambda status: None)
     with _step(console, "Waiting for the first answer"):
         cluster.wait_until_ready(plan.url)
-    console.print(f"Ready after {time.monotonic() - started:.1f} s: {plan.url}")
+    console.print(f"Ready after {time.monotonic() - started:.1f} s with {_memory_in_use()} MiB of memory")
+    greet(plan, console)
+
+
+def _memory_in_use() -> int:
+    """Proportional share of all processes of the service, in MiB: shared pages count once."""
+    supervisor = psutil.Process().parent() or psutil.Process()
+    total = 0
+    for process in (supervisor, *supervisor.children(recursive=True)):
+        with contextlib.suppress(psutil.Error):
+            total += int(process.memory_full_info().pss)
+    return total >> 20
 
 
 @contextmanager

@@ -1,0 +1,113 @@
+"""The composition root: settings -> Ray Serve application. The only file that wires parts together."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+
+from models.interface import ServableModel
+from service.api.application import ApiOptions, OipApp
+from service.api.auth import AllowAll, Authorizer, Scope
+from service.api.http import ExtraRoute
+from service.config import Settings, metrics_folder
+from service.control.fixed import Fixed
+from service.control.policy import DrainFeasible
+from service.control.types import Policy
+from service.coordinator import Mode, SetPoints, SetPointSource
+from service.dataplane import Dataplane, ServerIdentity
+from service.errors import ModelFailed
+from service.metrics import Metrics
+from service.operator_routes import MetricsRoute, SetPointRoute
+from service.package_source import PackageSource
+from service.profiler import Profile, profile_model, user_cache
+from service.readiness import Readiness
+from service.replica import Parts, ServiceReplica
+from service.repository import LiveRepository
+from service.scheduler import Limits as SchedulerLimits
+from service.scheduler import Scheduler
+from service.worker import ThreadWorkers
+
+
+def build_app(args: Mapping[str, Any]) -> Any:
+    """The Ray Serve application for `import_path: service.app:build_app`. Raises InvalidSetting."""
+    from service.model_server import deployment
+
+    return deployment().bind(Settings.load(args), start_replica)
+
+
+async def start_replica(settings: Settings, source: SetPointSource) -> ServiceReplica:
+    """Load, warm up and profile the models; returns when the first request would be as fast as the second."""
+    _use_one_thread_per_operation()
+    packages = PackageSource(settings.models_dir, settings.models)
+    registry, folder = CollectorRegistry(), metrics_folder()
+    metrics = Metrics(registry, packages.deadlines_s())
+    scheduler = Scheduler(
+        _policy(settings), ThreadWorkers(settings.threads), metrics, SchedulerLimits(settings.max_queue_requests)
+    )
+
+    async def host(model: ServableModel) -> None:
+        profile = await asyncio.to_thread(_profile, model, settings)
+        metrics.profile_info.labels(model.spec.name, model.spec.version, profile.key, profile.source).set(1)
+        scheduler.add_model(model, profile.fit.profile)
+
+    repository = LiveRepository(packages, host, scheduler.remove_model)
+    await repository.load_all()
+    if not any(entry.state == "READY" for entry in repository.index()):
+        raise ModelFailed("no model could be loaded; the log above says why for each")
+    readiness = Readiness()
+    dataplane = Dataplane(repository, scheduler, readiness, ServerIdentity(settings.server_name))
+    routes = (
+        ExtraRoute("/metrics", ("GET",), Scope.METRICS, MetricsRoute(scheduler.publish_metrics, registry, folder)),
+        ExtraRoute("/v2/control", ("GET", "POST"), Scope.ADMIN, SetPointRoute(source, settings.limits)),
+    )
+    options = ApiOptions(nan_as_null=settings.nan_as_null)
+    app = OipApp(dataplane, _authorizer(settings), settings.limits, options, routes)
+    replica = ServiceReplica(Parts(app, scheduler, readiness), _durable(settings))
+    replica.configure({})
+    return replica
+
+
+def _use_one_thread_per_operation() -> None:
+    """Worker threads are the parallelism: an operation that spread over cores would fight with its neighbours."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def _policy(settings: Settings) -> Policy:
+    return Fixed(budget=settings.fixed_budget) if settings.policy == "fixed" else DrainFeasible()
+
+
+def _durable(settings: Settings) -> SetPoints:
+    return SetPoints(mode=Mode.SHADOW if settings.policy == "shadow" else Mode.AUTO)
+
+
+def _authorizer(settings: Settings) -> Authorizer:
+    return AllowAll(admin=settings.admin_enabled)
+
+
+def _profile(model: ServableModel, settings: Settings) -> Profile:
+    """One replica of a node measures at a time: the others wait for what it writes to the cache."""
+    cache = settings.profile_cache_dir or user_cache()
+    cache.mkdir(parents=True, exist_ok=True)
+    with _only_one(cache / "lock"):
+        return profile_model(model, settings.threads, cache)
+
+
+class _only_one:  # noqa: N801
+    """A lock between processes, held while the context is open."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        self._file = self._path.open("w")
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()

@@ -1,0 +1,78 @@
+"""ServiceReplica: the protocol app with its scheduler and repository, as one replica hosts it; knows no server."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from service.api.application import OipApp
+from service.api.grpc_frame import CallContext
+from service.coordinator import SetPoints
+from service.readiness import Readiness
+from service.scheduler import Scheduler
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a replica is made of; the composition root makes them."""
+
+    app: OipApp
+    scheduler: Scheduler
+    readiness: Readiness
+
+
+class ServiceReplica:
+    """configure: durable set-points of the serve config; steer: those an operator sent, which win until reset."""
+
+    def __init__(self, parts: Parts, durable: SetPoints) -> None:
+        self._parts = parts
+        self._started_with = durable
+        self._durable = durable
+        self._operator = SetPoints()
+
+    @property
+    def set_points(self) -> SetPoints:
+        """Those in force."""
+        return self._operator if self._operator.version else self._durable
+
+    @property
+    def app(self) -> OipApp:
+        return self._parts.app
+
+    async def asgi(self, scope: Any, receive: Any, send: Any) -> None:
+        await self._parts.app.asgi(scope, receive, send)
+
+    async def unary(self, service: str, method: str, data: bytes, context: CallContext) -> bytes:
+        return await self._parts.app.grpc.unary(service, method, data, context)
+
+    def stream(
+        self, service: str, method: str, requests: AsyncIterator[bytes], context: CallContext
+    ) -> AsyncIterator[bytes]:
+        return self._parts.app.grpc.stream(service, method, requests, context)
+
+    def configure(self, config: Mapping[str, Any]) -> None:
+        """Ray Serve's `user_config`. Raises InvalidRequest for a field that is unknown or out of range."""
+        self._durable = self._started_with.changed(config)
+        self._apply()
+
+    def steer(self, set_points: SetPoints) -> None:
+        self._operator = set_points
+        self._apply()
+
+    def check_health(self) -> None:
+        if not self._parts.scheduler.healthy():
+            raise RuntimeError("a batch has been running for too long: the replica must be replaced")
+
+    def autoscaling_stats(self) -> dict[str, float]:
+        return {"pending_requests": float(self._parts.scheduler.num_pending)}
+
+    async def close(self) -> None:
+        """Answer what is in work, then end the worker threads."""
+        self._parts.readiness.set(False)
+        await self._parts.scheduler.drain()
+        self._parts.scheduler.close()
+
+    def _apply(self) -> None:
+        self._parts.scheduler.apply_setpoint(self.set_points)
+        self._parts.readiness.set(not self.set_points.draining)
