@@ -31,7 +31,8 @@ def test_overrides_travel_to_other_processes_as_environment(monkeypatch: pytest.
     [
         ("threads", 0, ">= 1"),
         ("fixed_budget", 1.5, "<= 1.0"),
-        ("max_body_bytes", 1, ">= 1024"),
+        ("max_queue_requests", 0, ">= 1"),
+        ("limits", {"max_body_bytes": 0}, "max_body_bytes: expected a number above 0"),
         ("policy", "fastest", "drain-feasible"),
         ("thread", 1, "threads"),
         ("models_dir", "/does/not/exist", "existing folder"),
@@ -43,6 +44,13 @@ def test_a_bad_value_is_named_with_what_is_allowed(name: str, value: object, exp
     assert name in caught.value.message
     assert expected in caught.value.message
     assert "\n" not in caught.value.message
+
+
+def test_one_limit_is_set_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SWAN_LIMITS__MAX_BODY_BYTES", "4096")
+    limits = Settings.load().limits
+    assert limits.max_body_bytes == 4096
+    assert limits.max_json_depth == 100
 
 
 def test_settings_are_frozen() -> None:
