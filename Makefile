@@ -34,6 +34,9 @@ $(DEV_READY): requirements/dev.txt $(RUN_READY)
 run: $(RUN_READY)  ## start the service on 8000 (HTTP) and 8001 (gRPC)
 	@exec $(BIN)/swan serve
 
+demo: $(RUN_READY)  ## two minutes: a spike of real images against adaptive and fixed budgets, with a report
+	@exec $(BIN)/swan loadtest spike --rounds 1 --report out/demo
+
 test: $(DEV_READY)  ## run the tests
 	$(BIN)/python -m pytest -m "not nightly" $(PYTEST_ARGS)
 

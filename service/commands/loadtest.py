@@ -18,20 +18,20 @@ if TYPE_CHECKING:
     from loadtests.play import Played
     from loadtests.target import Target
 
+SPECIAL = ("capacity", "replica-kill")
+
 app = typer.Typer(add_completion=False)
 
 
 def _scenarios() -> str:
     from loadtests.scenarios import SCENARIOS
 
-    return ", ".join([*SCENARIOS, "capacity"])
+    return ", ".join([*SCENARIOS, *SPECIAL])
 
 
 @app.command()
 def command(
-    scenario: Annotated[
-        str, typer.Argument(help="smoke, capacity, step, spike, bursts, overload, mixed-deadlines, soak.")
-    ],
+    scenario: Annotated[str, typer.Argument(help="What to play; see the list below.")],
     url: Annotated[str | None, typer.Option(help="A running service; default: one is started for the test.")] = None,
     grpc: Annotated[str, typer.Option(help="Its gRPC address, for --protocol grpc.")] = "127.0.0.1:8001",
     key: Annotated[str | None, typer.Option(help="API key with infer and admin scope.", envvar="SWAN_API_KEY")] = None,
@@ -42,12 +42,16 @@ def command(
     seed: Annotated[int, typer.Option(help="Seed of the schedules and of the blocks' order.")] = 1,
     report: Annotated[Path | None, typer.Option(help="Folder for HTML, JSON and PNG.")] = None,
 ) -> None:
-    """Play a scenario: capacity first, then blocks of each policy, shuffled; latency counts from the intended send."""
+    """Play a scenario: capacity first, then blocks of each policy, shuffled; latency counts from the intended send.
+
+    smoke, step, spike, bursts, overload, mixed-deadlines, soak: traffic in multiples of the measured capacity.
+    capacity: the highest rate within the SLO. replica-kill: SIGKILL one of two replicas under load.
+    """
     from loadtests.scenarios import SCENARIOS
     from loadtests.target import Target, TargetError, started
 
     console = Console(highlight=False)
-    if scenario not in SCENARIOS and scenario != "capacity":
+    if scenario not in SCENARIOS and scenario not in SPECIAL:
         console.print(f"[red]unknown scenario {scenario!r}[/]; there are {_scenarios()}")
         raise typer.Exit(2)
 
@@ -58,13 +62,16 @@ def command(
             return
         with tempfile.TemporaryDirectory() as folder:
             console.print("starting a service for the test ...")
-            with started(Path(folder)) as target:
+            replicas = ("--replicas", "2") if scenario == "replica-kill" else ()
+            with started(Path(folder), replicas) as target:
                 yield target
 
     try:
         with service() as target:
             if scenario == "capacity":
                 asyncio.run(_capacity(target, model, protocol, deadline_ms, console))
+            elif scenario == "replica-kill":
+                asyncio.run(_replica_kill(target, model, protocol, deadline_ms, console))
             else:
                 asyncio.run(_play(scenario, target, (model, protocol, deadline_ms, rounds, seed), report, console))
     except (TargetError, RuntimeError, ValueError) as problem:
@@ -127,4 +134,33 @@ async def _capacity(target: Target, model: str, protocol: str, deadline_ms: floa
         best = found.best
         cells = [f"{v:.4g}" for v in (best.p50_ms, best.p99_ms, best.accuracy, best.budget_mean)] if best else ["-"] * 4
         table.add_row(quality, f"{found.rate:.0f}", *cells)
+    console.print(table)
+
+
+async def _replica_kill(target: Target, model: str, protocol: str, deadline_ms: float | None, console: Console) -> None:
+    from loadtests.capacity import measure
+    from loadtests.chaos import kill_one_replica
+    from loadtests.play import unloaded_deadline_s
+    from loadtests.session import Variant, service_session
+
+    if target.pid is None:
+        raise ValueError("replica-kill starts a service of its own: leave out --url")
+    session = service_session(target, model, protocol)
+    await session.reference()
+    deadline_s = deadline_ms / 1e3 if deadline_ms else await unloaded_deadline_s(session)
+    capacity = await measure(session, Variant(deadline_s, {"quality": "full"}), console.print)
+    console.print(f"half of the full-budget capacity: {0.5 * capacity.rate:.0f}/s on two replicas")
+    killed = await kill_one_replica(session, target.pid, 0.5 * capacity.rate, Variant(deadline_s, {}), console.print)
+    table = Table(
+        "requests", "on time", "late", "errors", "without an answer", "last trouble after the kill", "replaced"
+    )
+    table.add_row(
+        str(killed.summary.requests),
+        f"{killed.summary.on_time_ratio:.2%}",
+        f"{killed.summary.late_ratio:.2%}",
+        str(killed.failed),
+        str(killed.unanswered),
+        f"{killed.recovered_after_s:.1f} s",
+        "yes" if killed.replaced else "no",
+    )
     console.print(table)
