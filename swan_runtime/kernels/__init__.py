@@ -2,23 +2,25 @@
 
 weights.py    packed once at hardening: rows per unit, transposed and tiled down matrix, folded means
 reference.py  the oracle: dense, then multiply by the mask
-rows.py       the public ops: mlp, glu, mlp_shared, conv
+ops.py        the public ops: mlp, glu, gated, mlp_shared, conv
 lowrank.py    the low-rank gate: scores, and scores -> mask with per-row thresholds and a cap
 dispatch.py   which kernel serves (rows, density, shape), and why
 """
 
 from swan_runtime.kernels.lowrank import GateMask, lowrank_mask, lowrank_scores, threshold_mask
-from swan_runtime.kernels.ops import KernelResult, conv, glu, mlp, mlp_shared
+from swan_runtime.kernels.ops import GatedResult, KernelResult, conv, gated, glu, mlp, mlp_shared
 from swan_runtime.kernels.weights import ConvWeights, GateWeights, GluWeights, MlpWeights
 
 __all__ = [
     "ConvWeights",
     "GateMask",
     "GateWeights",
+    "GatedResult",
     "GluWeights",
     "KernelResult",
     "MlpWeights",
     "conv",
+    "gated",
     "glu",
     "lowrank_mask",
     "lowrank_scores",

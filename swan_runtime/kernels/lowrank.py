@@ -10,7 +10,9 @@ from torch import Tensor
 from swan_runtime.errors import InvalidInputError
 from swan_runtime.kernels import reference
 from swan_runtime.kernels.checks import check_finite, check_tensor
-from swan_runtime.kernels.weights import GateWeights
+from swan_runtime.kernels.native import Library, library
+from swan_runtime.kernels.native.library import NOT_FINITE, TOO_DENSE, Selection
+from swan_runtime.kernels.weights import GateWeights, GluWeights, MlpWeights
 
 
 class GateMask(NamedTuple):
@@ -21,14 +23,68 @@ class GateMask(NamedTuple):
     cap_hits: int
 
 
+class NativeMask(NamedTuple):
+    """As GateMask; dense: more units are active than allowed, so the block was not run."""
+
+    mask: Tensor
+    counts: Tensor
+    cap_hits: int
+    dense: bool
+
+
+def check_gate(gate: GateWeights, inputs: int, units: int) -> None:
+    """Raise InvalidInputError unless the gate belongs to a block of that size."""
+    if (gate.inputs, gate.units) != (inputs, units):
+        raise InvalidInputError("gate", f"{inputs} inputs, {units} units", f"{gate.inputs} inputs, {gate.units} units")
+
+
 def lowrank_scores(x: Tensor, gate: GateWeights) -> Tensor:
     """x float32 [B, D] -> scores float32 [B, F]."""
-    return reference.lowrank_scores(check_tensor(x, "x", torch.float32, (None, gate.inputs)), gate)
+    x = check_tensor(x, "x", torch.float32, (None, gate.inputs))
+    loaded = library()
+    if loaded is None:
+        return reference.lowrank_scores(x, gate)
+    scores = torch.empty(x.shape[0], gate.units)
+    loaded.scores(gate, x, scores)
+    return scores
 
 
 def lowrank_mask(x: Tensor, gate: GateWeights, thresholds: Tensor, k_max: int | None = None) -> GateMask:
     """Gate and mask in one go. x float32 [B, D]; thresholds float32 [B]; at most k_max units a row, the top scores."""
-    return threshold_mask(lowrank_scores(x, gate), thresholds, k_max)
+    loaded = library()
+    if loaded is None:
+        return threshold_mask(lowrank_scores(x, gate), thresholds, k_max)
+    x = check_tensor(x, "x", torch.float32, (None, gate.inputs))
+    return GateMask(*native_mask(loaded, x, gate, thresholds, k_max)[:3])
+
+
+def native_mask(
+    loaded: Library,
+    x: Tensor,
+    gate: GateWeights,
+    thresholds: Tensor,
+    k_max: int | None,
+    w: MlpWeights | GluWeights | None = None,
+    most_active: int = 0,
+    y: Tensor | None = None,
+) -> NativeMask:
+    """Gate and mask, and with `w` the block into y [B, O] as well, unless more than most_active units are active."""
+    rows = x.shape[0]
+    thresholds = check_tensor(thresholds, "thresholds", torch.float32, (rows,))
+    mask = torch.empty(rows, gate.units, dtype=torch.bool)
+    counts = torch.empty(rows, dtype=torch.int64)
+    cap = gate.units if k_max is None else _check_cap(k_max)
+    selection = Selection(cap, most_active, 0, thresholds.data_ptr(), counts.data_ptr(), mask.data_ptr())
+    code = loaded.gated(gate, w, x, selection, y)
+    if code == NOT_FINITE:
+        raise InvalidInputError("scores", "finite values", "NaN or Inf")
+    return NativeMask(mask, counts, selection.cap_hits, code == TOO_DENSE)
+
+
+def _check_cap(k_max: int) -> int:
+    if k_max < 0:
+        raise InvalidInputError("k_max", "at least 0", str(k_max))
+    return k_max
 
 
 def threshold_mask(scores: Tensor, thresholds: Tensor, k_max: int | None = None) -> GateMask:
@@ -43,9 +99,7 @@ def threshold_mask(scores: Tensor, thresholds: Tensor, k_max: int | None = None)
     counts = mask.sum(dim=1)
     if k_max is None:
         return GateMask(mask, counts, 0)
-    if k_max < 0:
-        raise InvalidInputError("k_max", "at least 0", str(k_max))
-    over = counts > k_max
+    over = counts > _check_cap(k_max)
     for row in over.nonzero().flatten().tolist():
         # A stable sort keeps exactly k_max also among equal scores: the lower index wins.
         keep = scores[row].sort(descending=True, stable=True).indices[:k_max]

@@ -10,10 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from swan_runtime.errors import InvalidInputError
-from swan_runtime.kernels import reference
+from swan_runtime.kernels import dispatch
 from swan_runtime.kernels.activations import activate
 from swan_runtime.kernels.checks import check_tensor, check_threads, describe
-from swan_runtime.kernels.weights import ConvWeights, GluWeights, MlpWeights
+from swan_runtime.kernels.convolution import CONV_KERNELS
+from swan_runtime.kernels.lowrank import check_gate, lowrank_mask, native_mask
+from swan_runtime.kernels.native import library
+from swan_runtime.kernels.rows import ROW_KERNELS, run
+from swan_runtime.kernels.weights import ConvWeights, GateWeights, GluWeights, MlpWeights
 
 
 class KernelResult(NamedTuple):
@@ -23,8 +27,18 @@ class KernelResult(NamedTuple):
     kernel: str
 
 
+class GatedResult(NamedTuple):
+    """y float32 [B, O]; mask bool [B, F] and counts int64 [B] say what ran; cap_hits: rows that the cap cut down."""
+
+    y: Tensor
+    mask: Tensor
+    counts: Tensor
+    cap_hits: int
+    kernel: str
+
+
 def mlp(x: Tensor, mask: Tensor, w: MlpWeights, *, kernel: str | None = None, threads: int = 1) -> KernelResult:
-    """x float32 [B, D], mask bool [B, F] (own mask a row) -> y float32 [B, O]."""
+    """x float32 [B, D], mask bool [B, F], own mask a row -> y float32 [B, O]. kernel: None = the dispatcher chooses."""
     return _rows(x, mask, w, kernel, threads)
 
 
@@ -37,9 +51,41 @@ def _rows(x: Tensor, mask: Tensor, w: MlpWeights | GluWeights, kernel: str | Non
     x = check_tensor(x, "x", torch.float32, (None, w.inputs))
     mask = check_tensor(mask, "mask", torch.bool, (x.shape[0], w.units))
     check_threads(threads)
-    if kernel not in (None, "reference"):
-        raise InvalidInputError("kernel", "reference", repr(kernel))
-    return KernelResult(reference.rows(x, mask, w), "reference")
+    if kernel is None:
+        active = int(mask.count_nonzero())
+        kernel = dispatch.choose(w, x.shape[0], active / max(mask.numel(), 1), threads)
+    elif kernel not in ROW_KERNELS or (kernel == "native" and library() is None):
+        raise InvalidInputError("kernel", f"one of {', '.join(ROW_KERNELS)} that applies here", repr(kernel))
+    return KernelResult(run(kernel, w, x, mask, threads), kernel)
+
+
+def gated(
+    x: Tensor,
+    gate: GateWeights,
+    thresholds: Tensor,
+    w: MlpWeights | GluWeights,
+    *,
+    k_max: int | None = None,
+    threads: int = 1,
+) -> GatedResult:
+    """Gate and block in one call, the fastest way for vector rows: x [B, D] -> scores -> own mask a row -> y [B, O].
+
+    thresholds float32 [B], one a row; all -inf runs every unit and skips the gate. Raises InvalidInputError for scores
+    that are NaN or Inf.
+    """
+    loaded = library()
+    if loaded is None or threads > 1:
+        mask, counts, hits = lowrank_mask(x, gate, thresholds, k_max)
+        y, kernel = _rows(x, mask, w, None, threads)
+        return GatedResult(y, mask, counts, hits, kernel)
+    x = check_tensor(x, "x", torch.float32, (None, w.inputs))
+    check_gate(gate, w.inputs, w.units)
+    y = torch.empty(x.shape[0], w.outputs)
+    most = dispatch.most_active(w, x.shape[0])
+    found = native_mask(loaded, x, gate, thresholds, k_max, w, most, y)
+    if found.dense:
+        return GatedResult(run("dense", w, x, found.mask, 1), found.mask, found.counts, found.cap_hits, "dense")
+    return GatedResult(y, found.mask, found.counts, found.cap_hits, "native")
 
 
 def mlp_shared(
@@ -89,9 +135,11 @@ def conv(
         if w.acon is None:
             raise InvalidInputError("beta", "none: the activation has no switching factor", describe(beta))
         beta = check_tensor(beta, "beta", torch.float32, (x.shape[0], w.units))
-    if kernel not in (None, "reference"):
-        raise InvalidInputError("kernel", "reference", repr(kernel))
-    return KernelResult(reference.conv(x, mask, w, beta), "reference")
+    if kernel is None:
+        kernel = "native" if library() is not None else "gather"
+    if kernel not in CONV_KERNELS or (kernel == "native" and library() is None):
+        raise InvalidInputError("kernel", f"one of {', '.join(CONV_KERNELS)} that applies here", repr(kernel))
+    return KernelResult(CONV_KERNELS[kernel](x, mask, w, beta), kernel)
 
 
 def _bounds(offsets: Tensor, requests: int, rows: int) -> list[int]:

@@ -50,7 +50,7 @@ class MlpWeights:
     mean: Tensor
     activation: str
     down_tiled: Tensor = field(repr=False)
-    cache: dict[str, Any] = field(default_factory=dict, repr=False)
+    cache: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     @staticmethod
     def pack(
@@ -105,7 +105,7 @@ class GluWeights:
     mean: Tensor
     activation: str
     down_tiled: Tensor = field(repr=False)
-    cache: dict[str, Any] = field(default_factory=dict, repr=False)
+    cache: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     @staticmethod
     def pack(
@@ -253,14 +253,27 @@ class GateWeights:
     p: Tensor
     q_t: Tensor
     bias: Tensor
-    cache: dict[str, Any] = field(default_factory=dict, repr=False)
+    p_padded: Tensor = field(repr=False)  # rank padded with zeros to a multiple of 16
+    q_padded: Tensor = field(repr=False)  # units padded with zeros to a multiple of 128
+    bias_padded: Tensor = field(repr=False)
+    cache: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     @staticmethod
     def pack(p: Tensor, q: Tensor, bias: Tensor | None = None) -> GateWeights:
         """p [D, r], q [F, r], bias [F] or None for zero."""
         projection = _frozen(p, "p", (None, None))
         rows = _frozen(q, "q", (None, projection.shape[1]))
-        return GateWeights(projection, rows.t().contiguous(), _frozen(bias, "bias", (rows.shape[0],)))
+        bias = _frozen(bias, "bias", (rows.shape[0],))
+        q_t = rows.t().contiguous()
+        more_rank, more_units = -projection.shape[1] % 16, -rows.shape[0] % TILE
+        return GateWeights(
+            projection,
+            q_t,
+            bias,
+            F.pad(projection, (0, more_rank)),
+            F.pad(q_t, (0, more_units)),
+            F.pad(bias, (0, more_units)),
+        )
 
     @property
     def rank(self) -> int:

@@ -1,0 +1,63 @@
+"""The convolution kernels by name: each turns x [B, C, H, W] and a bool mask [B, K] into y [B, O, H'', W'']."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from swan_runtime.kernels import reference
+from swan_runtime.kernels.activations import acon, activate
+from swan_runtime.kernels.native import library
+from swan_runtime.kernels.weights import ConvWeights
+
+ConvKernel = Callable[[Tensor, Tensor, ConvWeights, Tensor | None], Tensor]
+
+
+def native(x: Tensor, mask: Tensor, w: ConvWeights, beta: Tensor | None) -> Tensor:
+    """Direct convolution over the active channels, nothing copied."""
+    loaded = library()
+    assert loaded is not None, "offered only where the library is loaded"
+    y = torch.empty(x.shape[0], *w.fold(*w.middle_size(x.shape[2], x.shape[3])).shape)
+    if x.shape[0]:
+        loaded.conv(w, x, mask, beta, y)
+    return y
+
+
+def gather(x: Tensor, mask: Tensor, w: ConvWeights, beta: Tensor | None) -> Tensor:
+    """Sample by sample: gather the active channels' weights, then oneDNN on them."""
+    fold = w.fold(*w.middle_size(x.shape[2], x.shape[3]))
+    y = fold.repeat(x.shape[0], 1, 1, 1)
+    for i in range(x.shape[0]):
+        index = mask[i].nonzero().flatten()
+        if index.numel() == 0:
+            continue
+        value = F.conv2d(x[i : i + 1], w.up[index], w.up_bias[index], stride=w.stride, padding=w.padding)
+        switch = None if beta is None else beta[i, index]
+        value = _activate(value, w, index, switch).sub_(w.mean[index].view(1, -1, 1, 1))
+        y[i] += F.conv2d(value, w.down_t[index].permute(3, 0, 1, 2), padding=w.down_padding)[0]
+    return y
+
+
+def dense(x: Tensor, mask: Tensor, w: ConvWeights, beta: Tensor | None) -> Tensor:
+    """All channels of all samples at once, then the mask: for batches whose masks keep nearly everything."""
+    value = (reference.middle(x, w, beta) - w.mean.view(1, -1, 1, 1)) * mask[:, :, None, None]
+    return F.conv2d(value, w.down(), padding=w.down_padding).add_(w.fold(*w.middle_size(x.shape[2], x.shape[3])))
+
+
+def _activate(value: Tensor, w: ConvWeights, index: Tensor, beta: Tensor | None) -> Tensor:
+    if w.acon is None:
+        return activate(value, w.activation)
+    shape = (1, -1, 1, 1)
+    switch = w.acon.beta[index] if beta is None else beta
+    return acon(value, w.acon.p1[index].view(shape), w.acon.p2[index].view(shape), switch.view(shape))
+
+
+CONV_KERNELS: dict[str, ConvKernel] = {
+    "native": native,
+    "gather": gather,
+    "dense": dense,
+    "reference": reference.conv,
+}

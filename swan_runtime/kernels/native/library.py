@@ -1,0 +1,198 @@
+"""The loaded library: its structures and functions, typed. Every call releases the GIL (ctypes does)."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import logging
+import threading
+from ctypes import POINTER, byref, c_int, c_int64, c_void_p
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from swan_runtime.kernels.activations import CODES
+from swan_runtime.kernels.native.build import PACKAGED, LibraryUnavailable, build, cache_directory, file_name
+from swan_runtime.kernels.weights import ConvWeights, GateWeights, GluWeights, MlpWeights
+
+log = logging.getLogger(__name__)
+
+NOT_FINITE, NO_MEMORY, TOO_DENSE = -1, -2, -3
+
+
+def _fields(integers: str, pointers: str) -> list[tuple[str, Any]]:
+    return [(name, c_int64) for name in integers.split()] + [(name, c_void_p) for name in pointers.split()]
+
+
+class Block(ctypes.Structure):
+    """struct block of native/rows.h."""
+
+    _fields_ = _fields("units inputs outputs activation", "up up_bias linear linear_bias down_tiled down_bias mean")
+
+
+class Gate(ctypes.Structure):
+    """struct gate of native/gate.c."""
+
+    _fields_ = _fields("units inputs rank rank_padded units_padded", "p q_t bias")
+
+
+class Selection(ctypes.Structure):
+    """struct selection of native/gate.c."""
+
+    _fields_ = _fields("k_max most_active cap_hits", "thresholds counts mask")
+
+
+class Conv(ctypes.Structure):
+    """struct conv of native/conv.c."""
+
+    _fields_ = _fields(
+        "units inputs outputs height width kernel_h kernel_w stride padding down_h down_w down_padding activation",
+        "up up_bias down_t mean p1 p2 fold",
+    )
+
+
+class Library:
+    """Functions of one compiled file. Tensors must be contiguous, of the right dtype and shape: callers check."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        loaded = ctypes.CDLL(str(path))
+        self._rows = _function(loaded, "swan_rows", POINTER(Block), c_void_p, c_int64, c_void_p, c_void_p)
+        self._gated = _function(
+            loaded, "swan_gated", POINTER(Gate), POINTER(Block), c_void_p, c_int64, POINTER(Selection), c_void_p
+        )
+        self._scores = _function(loaded, "swan_scores", POINTER(Gate), c_void_p, c_int64, c_void_p)
+        self._finish = _function(loaded, "swan_finish", POINTER(Block), c_int64, c_void_p, c_void_p, c_void_p)
+        self._conv = _function(
+            loaded, "swan_conv", POINTER(Conv), c_void_p, c_int64, c_void_p, c_void_p, c_int64, c_void_p
+        )
+
+    def rows(self, w: MlpWeights | GluWeights, x: Tensor, mask: Tensor, y: Tensor) -> None:
+        """y [B, O] of x [B, D] with mask bool [B, F]."""
+        _check(self._rows(_block(w), x.data_ptr(), x.shape[0], mask.data_ptr(), y.data_ptr()))
+
+    def gated(
+        self, gate: GateWeights, w: MlpWeights | GluWeights | None, x: Tensor, selection: Selection, y: Tensor | None
+    ) -> int:
+        """Gate, mask and block in one call. Returns 0, NOT_FINITE, or TOO_DENSE (then y is not written)."""
+        block = None if w is None else _block(w)
+        out = None if y is None else y.data_ptr()
+        return _check(self._gated(_gate(gate), block, x.data_ptr(), x.shape[0], byref(selection), out))
+
+    def scores(self, gate: GateWeights, x: Tensor, scores: Tensor) -> None:
+        """scores [B, F] of x [B, D]."""
+        _check(self._scores(_gate(gate), x.data_ptr(), x.shape[0], scores.data_ptr()))
+
+    def finish(self, w: MlpWeights | GluWeights, mask: Tensor, linear: Tensor | None, h: Tensor) -> None:
+        """In place on h [B, F]: (act(h) [* linear] - mean) * mask."""
+        other = None if linear is None else linear.data_ptr()
+        self._finish(_block(w), h.shape[0], mask.data_ptr(), other, h.data_ptr())
+
+    def conv(self, w: ConvWeights, x: Tensor, mask: Tensor, beta: Tensor | None, y: Tensor) -> None:
+        """y [B, O, H'', W''] of x [B, C, H, W] with mask bool [B, K]; beta [B, K] replaces ACON's own."""
+        own = None if w.acon is None else w.acon.beta
+        used, stride = (own, 0) if beta is None else (beta, w.units)
+        pointer = None if used is None else used.data_ptr()
+        shape = _conv(w, x.shape[2], x.shape[3])
+        _check(self._conv(shape, x.data_ptr(), x.shape[0], mask.data_ptr(), pointer, stride, y.data_ptr()))
+
+
+def _function(loaded: ctypes.CDLL, name: str, *arguments: Any) -> Any:
+    function = getattr(loaded, name)
+    function.argtypes = arguments
+    function.restype = c_int
+    return function
+
+
+def _check(code: int) -> int:
+    if code == NO_MEMORY:
+        raise MemoryError("scratch memory of the native kernels")
+    return code
+
+
+def _block(w: MlpWeights | GluWeights) -> Any:
+    """The block's structure, made once; its pointers stay valid because the weights own both."""
+    if "native" not in w.cache:
+        glu = isinstance(w, GluWeights)
+        w.cache["native"] = Block(
+            units=w.units,
+            inputs=w.inputs,
+            outputs=w.outputs,
+            activation=CODES[w.activation],
+            up=(w.gate if isinstance(w, GluWeights) else w.up).data_ptr(),
+            up_bias=(w.gate_bias if isinstance(w, GluWeights) else w.up_bias).data_ptr(),
+            linear=w.up.data_ptr() if glu else None,
+            linear_bias=w.up_bias.data_ptr() if glu else None,
+            down_tiled=w.down_tiled.data_ptr(),
+            down_bias=w.down_bias.data_ptr(),
+            mean=w.mean.data_ptr(),
+        )
+    return w.cache["native"]
+
+
+def _gate(gate: GateWeights) -> Any:
+    if "native" not in gate.cache:
+        gate.cache["native"] = Gate(
+            units=gate.units,
+            inputs=gate.inputs,
+            rank=gate.rank,
+            rank_padded=gate.p_padded.shape[1],
+            units_padded=gate.q_padded.shape[1],
+            p=gate.p_padded.data_ptr(),
+            q_t=gate.q_padded.data_ptr(),
+            bias=gate.bias_padded.data_ptr(),
+        )
+    return gate.cache["native"]
+
+
+def _conv(w: ConvWeights, height: int, width: int) -> Any:
+    key = ("native", height, width)
+    if key not in w.cache:
+        fold = w.fold(*w.middle_size(height, width))
+        w.cache[key] = Conv(
+            units=w.units,
+            inputs=w.inputs,
+            outputs=w.outputs,
+            height=height,
+            width=width,
+            kernel_h=w.up.shape[2],
+            kernel_w=w.up.shape[3],
+            stride=w.stride,
+            padding=w.padding,
+            down_h=w.down_t.shape[1],
+            down_w=w.down_t.shape[2],
+            down_padding=w.down_padding,
+            activation=CODES[w.activation],
+            up=w.up.data_ptr(),
+            up_bias=w.up_bias.data_ptr(),
+            down_t=w.down_t.data_ptr(),
+            mean=w.mean.data_ptr(),
+            p1=None if w.acon is None else w.acon.p1.data_ptr(),
+            p2=None if w.acon is None else w.acon.p2.data_ptr(),
+            fold=fold.data_ptr(),
+        )
+    return w.cache[key]
+
+
+_lock = threading.Lock()
+
+
+def library() -> Library | None:
+    """The library for this CPU, compiled at the first call if need be (seconds); None, and why in the log, if not."""
+    with _lock:
+        return _load()
+
+
+@functools.cache
+def _load() -> Library | None:
+    family = torch.backends.cpu.get_cpu_capability()
+    try:
+        packaged = PACKAGED / file_name(family) if family in ("AVX512", "AVX2") else None
+        if packaged is not None and packaged.is_file():
+            return Library(packaged)
+        return Library(build(family, cache_directory() / "kernels"))
+    except (LibraryUnavailable, OSError) as error:
+        log.warning("native kernels are not available, Numba serves: %s", error)
+        return None

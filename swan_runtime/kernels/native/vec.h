@@ -1,0 +1,123 @@
+/* Float vectors by GCC/Clang vector extensions: the same source compiles to AVX-512, AVX2 or NEON (VECTOR_BYTES). */
+#ifndef SWAN_VEC_H
+#define SWAN_VEC_H
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#ifndef VECTOR_BYTES
+#define VECTOR_BYTES 32
+#endif
+#define VL (VECTOR_BYTES / 4)
+#define INLINE static inline __attribute__((always_inline))
+#define API __attribute__((visibility("default")))
+
+typedef float vf __attribute__((vector_size(VECTOR_BYTES)));
+typedef int32_t vi __attribute__((vector_size(VECTOR_BYTES)));
+typedef float vf_any __attribute__((vector_size(VECTOR_BYTES), aligned(4), may_alias));
+typedef int32_t vi_any __attribute__((vector_size(VECTOR_BYTES), aligned(4), may_alias));
+
+INLINE vf load(const float *p) { return *(const vf_any *)p; }
+INLINE void store(float *p, vf v) { *(vf_any *)p = v; }
+INLINE vf all(float a) { return (vf){0} + a; }
+INLINE vf pick(vi mask, vf yes, vf no) { return (vf)(((vi)yes & mask) | ((vi)no & ~mask)); }
+INLINE vf vmax(vf a, vf b) { return pick(a > b, a, b); }
+INLINE vf vmin(vf a, vf b) { return pick(a < b, a, b); }
+
+/* The first n < VL floats, zeros after them. */
+INLINE vf load_part(const float *p, int n) {
+    vf v = {0};
+    for (int i = 0; i < n; i++) v[i] = p[i];
+    return v;
+}
+
+/* e^x: Cody-Waite reduction, degree-6 polynomial, error about 1 ulp in the clamped range. */
+INLINE vf vexp(vf x) {
+    x = vmin(vmax(x, all(-87.0f)), all(88.0f));
+    vf n = x * 1.44269504088896341f + 12582912.0f; /* 1.5 * 2^23: rounds to nearest */
+    vi bits = (vi)n << 23;
+    n = n - 12582912.0f;
+    vf r = x - n * 0.693359375f + n * 2.12194440e-4f;
+    vf p = r * 1.9875691500e-4f + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * r * r + r + 1.0f;
+    return (vf)((vi)p + bits);
+}
+
+/* erf by Abramowitz and Stegun 7.1.26, absolute error 1.5e-7: what torch's own vector code uses. */
+INLINE vf verf(vf x) {
+    vi sign = (vi)x & (int32_t)0x80000000;
+    vf a = (vf)((vi)x & 0x7fffffff);
+    vf t = 1.0f / (a * 0.3275911f + 1.0f);
+    vf p = t * 1.061405429f - 1.453152027f;
+    p = p * t + 1.421413741f;
+    p = p * t - 0.284496736f;
+    p = p * t + 0.254829592f;
+    vf y = 1.0f - p * t * vexp(-a * a);
+    return (vf)((vi)y ^ sign);
+}
+
+enum { IDENTITY = 0, RELU = 1, GELU = 2, SILU = 3, ACON = 4 };
+
+INLINE vf activate(vf x, int code) {
+    switch (code) {
+    case RELU: return pick(x < 0.0f, all(0.0f), x);
+    case GELU: return x * 0.5f * (verf(x * 0.70710678118654752f) + 1.0f);
+    case SILU: return x / (vexp(-x) + 1.0f);
+    default: return x;
+    }
+}
+
+/* ACON-C with d = p1 - p2. */
+INLINE vf vacon(vf x, float d, float p2, float beta) {
+    vf u = x * d;
+    return u / (vexp(-u * beta) + 1.0f) + x * p2;
+}
+
+#if VL == 16
+#define L1A {0, 16, 2, 18, 4, 20, 6, 22, 8, 24, 10, 26, 12, 28, 14, 30}
+#define L1B {1, 17, 3, 19, 5, 21, 7, 23, 9, 25, 11, 27, 13, 29, 15, 31}
+#define L2A {0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29}
+#define L2B {2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31}
+#define L3A {0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11, 24, 25, 26, 27}
+#define L3B {4, 5, 6, 7, 20, 21, 22, 23, 12, 13, 14, 15, 28, 29, 30, 31}
+#define SWAP {8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7}
+#elif VL == 8
+#define L1A {0, 8, 2, 10, 4, 12, 6, 14}
+#define L1B {1, 9, 3, 11, 5, 13, 7, 15}
+#define L2A {0, 1, 8, 9, 4, 5, 12, 13}
+#define L2B {2, 3, 10, 11, 6, 7, 14, 15}
+#define L3A {0, 1, 2, 3, 8, 9, 10, 11}
+#define L3B {4, 5, 6, 7, 12, 13, 14, 15}
+#else
+#error "VECTOR_BYTES must be 32 or 64"
+#endif
+
+INLINE vf fold1(vf a, vf b) { return __builtin_shuffle(a, b, (vi)L1A) + __builtin_shuffle(a, b, (vi)L1B); }
+INLINE vf fold2(vf a, vf b) { return __builtin_shuffle(a, b, (vi)L2A) + __builtin_shuffle(a, b, (vi)L2B); }
+INLINE vf fold4(vf a, vf b) { return __builtin_shuffle(a, b, (vi)L3A) + __builtin_shuffle(a, b, (vi)L3B); }
+
+/* Lane i of the result is the sum of a[i], i < n <= 8: three shuffles a row instead of one horizontal sum each. */
+INLINE vf sums(const vf *a, int n) {
+    vf z = {0};
+    vf s01 = fold1(a[0], n > 1 ? a[1] : z), s23 = n > 2 ? fold1(a[2], n > 3 ? a[3] : z) : z;
+    vf s0123 = fold2(s01, s23), s4567 = z;
+    if (n > 4) {
+        vf s45 = fold1(a[4], n > 5 ? a[5] : z), s67 = n > 6 ? fold1(a[6], n > 7 ? a[7] : z) : z;
+        s4567 = fold2(s45, s67);
+    }
+    vf s = fold4(s0123, s4567);
+#if VL == 16
+    s = s + __builtin_shuffle(s, (vi)SWAP);
+#endif
+    return s;
+}
+
+/* Scratch memory of the calling thread, at least `bytes`, 64-byte aligned, kept between calls; NULL if there is none. */
+void *swan_scratch(size_t bytes);
+
+#endif

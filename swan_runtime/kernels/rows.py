@@ -1,0 +1,74 @@
+"""The row kernels by name: each fills y [B, O] from x [B, D] and a bool mask [B, F]."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from swan_runtime.kernels import reference
+from swan_runtime.kernels.activations import activate
+from swan_runtime.kernels.native import library
+from swan_runtime.kernels.weights import GluWeights, MlpWeights
+
+Weights = MlpWeights | GluWeights
+RowKernel = Callable[[Weights, Tensor, Tensor, Tensor], None]
+
+
+def native(w: Weights, x: Tensor, mask: Tensor, y: Tensor) -> None:
+    loaded = library()
+    assert loaded is not None, "the dispatcher offers this kernel only where the library is loaded"
+    loaded.rows(w, x, mask, y)
+
+
+def numba(w: Weights, x: Tensor, mask: Tensor, y: Tensor) -> None:
+    # Imported here: numba takes a second to import, and only machines without a compiler need it.
+    from swan_runtime.kernels import numba_rows
+
+    numba_rows.rows(w, x, mask, y)
+
+
+def dense(w: Weights, x: Tensor, mask: Tensor, y: Tensor) -> None:
+    """Every unit by MKL, then one fused pass for activation, mean and mask: for when little can be skipped."""
+    glu = isinstance(w, GluWeights)
+    h = torch.addmm(w.gate_bias, x, w.gate.t()) if isinstance(w, GluWeights) else torch.addmm(w.up_bias, x, w.up.t())
+    linear = torch.addmm(w.up_bias, x, w.up.t()) if glu else None
+    loaded = library()
+    if loaded is not None:
+        loaded.finish(w, mask, linear, h)
+    else:
+        h = activate(h, w.activation)
+        h = (h if linear is None else h.mul_(linear)).sub_(w.mean).mul_(mask)
+    torch.addmm(w.down_bias, h, w.down_t, out=y)
+
+
+def oracle(w: Weights, x: Tensor, mask: Tensor, y: Tensor) -> None:
+    y.copy_(reference.rows(x, mask, w))
+
+
+ROW_KERNELS: dict[str, RowKernel] = {"native": native, "numba": numba, "dense": dense, "reference": oracle}
+
+
+def run(kernel: str, w: Weights, x: Tensor, mask: Tensor, threads: int) -> Tensor:
+    """y of one kernel; own kernels share the rows out over at most `threads` threads."""
+    y = torch.empty(x.shape[0], w.outputs)
+    if x.shape[0] == 0:
+        return y
+    function = ROW_KERNELS[kernel]
+    parts = min(threads, x.shape[0]) if kernel in ("native", "numba") else 1
+    if parts == 1:
+        function(w, x, mask, y)
+        return y
+    bounds = [x.shape[0] * i // parts for i in range(parts + 1)]
+    parts_of = [slice(a, b) for a, b in pairwise(bounds)]
+    list(_pool(threads).map(lambda part: function(w, x[part], mask[part], y[part]), parts_of))
+    return y
+
+
+@functools.cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, thread_name_prefix="swan-kernel")
