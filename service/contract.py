@@ -29,13 +29,13 @@ def parse_contract(
 
     headers: lower-case names (HTTP headers or gRPC metadata). Raises InvalidRequest that names the allowed values.
     """
-    if not parameters and transport_deadline_s is None and not headers.keys() & _HEADERS:
-        return Contract(tenant=tenant) if tenant else _DEFAULT_CONTRACT
     for name in parameters:
         if name.startswith("quality") and name not in PARAMETERS:
             raise InvalidRequest(
-                f"unknown parameter '{name}'; of this kind there are: quality, quality_min, quality_max"
+                f"unknown parameter '{name[:64]}'; of this kind there are: quality, quality_min, quality_max"
             )
+    if transport_deadline_s is None and PARAMETERS.isdisjoint(parameters) and _HEADERS.isdisjoint(headers):
+        return Contract(tenant=tenant)
     deadlines = [_timeout_parameter(parameters), _timeout_header(headers), transport_deadline_s]
     return Contract(
         timeout_s=min((value for value in deadlines if value is not None), default=None),
@@ -47,7 +47,6 @@ def parse_contract(
 
 
 _HEADERS = frozenset({TIMEOUT_HEADER, QUALITY_HEADER, PRIORITY_HEADER})
-_DEFAULT_CONTRACT = Contract()
 
 
 def _timeout_parameter(parameters: Mapping[str, ParameterValue]) -> float | None:

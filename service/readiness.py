@@ -21,5 +21,7 @@ class Readiness:
             changed, self._changed = self._changed, asyncio.Event()
             changed.set()
 
-    async def wait_change(self) -> None:
-        await self._changed.wait()
+    @property
+    def next_change(self) -> asyncio.Event:
+        """Set at the next change; take it before looking at the value, and no change is missed."""
+        return self._changed

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,11 +10,12 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Mount, Route, Router
 
 from service.api import proto
-from service.api.auth import AllowAll, Authorizer
+from service.api.auth import AllowAll, Authorizer, Scope
 from service.api.grpc import GrpcApi
 from service.api.grpc_frame import GrpcFrame
 from service.api.grpc_standard import StandardServices
 from service.api.http import (
+    Endpoint,
     ExtraRoute,
     Guarded,
     GuardedApp,
@@ -24,7 +25,8 @@ from service.api.http import (
     send_answer,
 )
 from service.api.http_body import Receive, Send
-from service.api.rest import RestApi
+from service.api.openapi import ApiDescription
+from service.api.rest import RestApi, RouteRow
 from service.api.status import refusal
 from service.dataplane import Dataplane
 from service.errors import MethodNotAllowed, NotFound, ServiceError
@@ -55,9 +57,16 @@ class OipApp:
         authorize = authorize or AllowAll()
         limits = limits or Limits()
         options = options or ApiOptions()
-        rest = RestApi(dataplane, limits, options.nan_as_null)
+        identity = dataplane.identity
         self.limits = limits
-        self.routes = _routes(rest, authorize, extra_routes, options.base_path)
+        self.description = ApiDescription(identity.name, identity.version, extra_routes)
+        table = [
+            *RestApi(dataplane, limits, options.nan_as_null).routes(),
+            ("GET", "/openapi.json", Scope.HEALTH, self.description.openapi),
+            ("GET", "/docs", Scope.HEALTH, self.description.docs),
+        ]
+        routes = [*_routes(table, authorize), *_extra(extra_routes, authorize)]
+        self.routes = [Mount(options.base_path, routes=routes)] if options.base_path else routes
         self._router = Router(self.routes, redirect_slashes=False, default=_not_found)
         rpcs = GrpcApi(dataplane, limits).rpcs() | StandardServices(dataplane).rpcs()
         self.grpc = GrpcFrame(rpcs, authorize, limits)
@@ -68,34 +77,37 @@ class OipApp:
             try:
                 await self._router(scope, receive, send)
             except HTTPException as error:
-                allowed = (error.headers or {}).get("Allow", "")
-                await _refuse(scope, send, MethodNotAllowed(f"method {scope['method']}: this route takes {allowed}"))
+                allow = (error.headers or {}).get("Allow", "")
+                await _refuse(
+                    scope, send, MethodNotAllowed(f"method {scope['method']}: this route takes {allow}"), allow
+                )
         elif scope["type"] == "lifespan":
             await _lifespan(receive, send)
         else:
             await send({"type": "websocket.close", "code": 1003})
 
 
-def _routes(
-    rest: RestApi, authorize: Authorizer, extra_routes: Sequence[ExtraRoute], base_path: str
-) -> list[Route | Mount]:
-    routes: list[Route | Mount] = [
-        Route(path, Guarded(endpoint, scope, authorize), methods=[method])
-        for method, path, scope, endpoint in rest.routes()
+def _routes(table: Iterable[RouteRow], authorize: Authorizer) -> list[Route]:
+    by_path: dict[str, dict[str, tuple[Scope, Endpoint]]] = {}
+    for method, path, scope, endpoint in table:
+        by_path.setdefault(path, {})[method] = (scope, endpoint)
+    return [Route(path, Guarded(endpoints, authorize), methods=list(endpoints)) for path, endpoints in by_path.items()]
+
+
+def _extra(extra_routes: Iterable[ExtraRoute], authorize: Authorizer) -> list[Route]:
+    return [
+        Route(extra.path, GuardedApp(extra.handler, extra.scope, authorize), methods=list(extra.methods))
+        for extra in extra_routes
     ]
-    for extra in extra_routes:
-        guarded = GuardedApp(extra.handler, extra.scope, authorize)
-        routes.append(Route(extra.path, guarded, methods=list(extra.methods)))
-    return [Mount(base_path, routes=routes)] if base_path else routes
 
 
 async def _not_found(scope: Any, receive: Receive, send: Send) -> None:
     await _refuse(scope, send, NotFound("no such route; GET /v2 describes the server, GET /docs its routes"))
 
 
-async def _refuse(scope: Any, send: Send, error: ServiceError) -> None:
+async def _refuse(scope: Any, send: Send, error: ServiceError, allow: str = "") -> None:
     request_id = request_id_of(decode_headers(scope["headers"]))
-    await send_answer(send, error_answer(refusal(error, request_id), request_id), request_id)
+    await send_answer(send, error_answer(refusal(error, request_id), request_id, allow), request_id)
 
 
 async def _lifespan(receive: Receive, send: Send) -> None:

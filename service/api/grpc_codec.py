@@ -30,6 +30,7 @@ _CONTENTS = {
     "FP64": "fp64_contents",
     "BYTES": "bytes_contents",
 }
+_NARROWER_THAN_THEIR_FIELD = frozenset({"INT8", "INT16", "UINT8", "UINT16"})
 
 
 class CallFacts:
@@ -136,9 +137,11 @@ def _from_contents(name: str, datatype: str, shape: tuple[int, ...], elements: i
         array[:] = list(values)
         return array.reshape(shape)
     dtype = NUMPY_TYPES[datatype]
-    wide = np.array(values, dtype=np.int64 if field == "int_contents" else None) if elements else np.empty(0)
+    if datatype not in _NARROWER_THAN_THEIR_FIELD:
+        return np.array(values, dtype=dtype).reshape(shape)
+    wide = np.array(values, dtype=np.int64)
     narrow = wide.astype(dtype)
-    if dtype.itemsize < 4 and (narrow != wide).any():
+    if (narrow != wide).any():
         raise InvalidRequest(f"input '{name}': a value does not fit into {datatype}")
     return narrow.reshape(shape)
 

@@ -42,9 +42,9 @@ class StandardServices:
         """The status now and after every change, until the client leaves."""
         async for message in messages:
             while True:
-                changed = self._dataplane.readiness.wait_change()
+                changed = self._dataplane.readiness.next_change
                 yield proto.HealthCheckResponse(status=self._status(message.service))
-                await changed
+                await changed.wait()
 
     async def reflect(self, messages: AsyncIterator[Any], facts: CallFacts) -> AsyncIterator[Any]:
         async for message in messages:

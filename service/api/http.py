@@ -53,13 +53,14 @@ class AsgiApp(Protocol):
 class ExtraRoute:
     """A route mounted by another part. handler: an ASGI app; it answers its own errors or raises ours.
 
-    It finds the Caller in its ASGI scope under "swan.caller".
+    It finds the Caller in its ASGI scope under "swan.caller". summary: one sentence for the API's documentation.
     """
 
     path: str
     methods: tuple[str, ...]
     scope: Scope
     handler: AsgiApp
+    summary: str = ""
 
 
 def new_request_id() -> str:
@@ -77,21 +78,23 @@ def decode_headers(raw: list[tuple[bytes, bytes]]) -> dict[str, str]:
 
 
 class Guarded:
-    """An endpoint behind the frame; Starlette routes to it as a raw ASGI app."""
+    """One path's endpoints behind the frame, by method; Starlette routes to it as a raw ASGI app."""
 
-    def __init__(self, endpoint: Endpoint, scope: Scope, authorize: Authorizer) -> None:
-        self._endpoint = endpoint
-        self._scope = scope
+    def __init__(self, endpoints: Mapping[str, tuple[Scope, Endpoint]], authorize: Authorizer) -> None:
+        self._endpoints = dict(endpoints)
+        if "GET" in endpoints:
+            self._endpoints["HEAD"] = endpoints["GET"]
         self._authorize = authorize
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         headers = decode_headers(scope["headers"])
         request_id = request_id_of(headers)
+        needed, endpoint = self._endpoints[scope["method"]]
         try:
             call = Call(scope["method"], scope["path_params"], headers, receive, request_id)
-            if self._scope is not Scope.HEALTH:
-                call.caller = self._authorize(headers, self._scope)
-            answer = await self._endpoint(call)
+            if needed is not Scope.HEALTH:
+                call.caller = self._authorize(headers, needed)
+            answer = await endpoint(call)
         except Exception as error:
             answer = error_answer(refusal(error, request_id), request_id)
         await send_answer(send, answer, request_id)
@@ -127,12 +130,15 @@ class GuardedApp:
                 await send_answer(send, answer, request_id)
 
 
-def error_answer(refused: Refusal, request_id: str) -> Answer:
+def error_answer(refused: Refusal, request_id: str, allow: str = "") -> Answer:
+    """allow: the methods that the route does take, for 405."""
     message = refused.message.encode(errors="replace").decode()
     body = orjson.dumps({"error": message or "error", "request_id": request_id})
     headers: list[tuple[bytes, bytes]] = []
     if refused.retry_after_s is not None:
         headers.append((b"retry-after", refused.retry_after_header.encode()))
+    if allow:
+        headers.append((b"allow", allow.encode()))
     if refused.http == 401:
         headers.append((b"www-authenticate", b"Bearer"))
     if refused.http in _CLOSE_AFTER:

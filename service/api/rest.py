@@ -22,6 +22,7 @@ from service.limits import Limits
 from service.metadata import model_metadata, statistics_json
 from service.types import InferRequest
 
+RouteRow = tuple[str, str, Scope, Endpoint]  # method, path, scope, endpoint
 _VERSION = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
 
 
@@ -35,11 +36,11 @@ class RestApi:
         identity = dataplane.identity
         self._server = _json({"name": identity.name, "version": identity.version, "extensions": EXTENSIONS})
 
-    def routes(self) -> list[tuple[str, str, Scope, Endpoint]]:
-        """(method, path, scope, endpoint); the most called first."""
+    def routes(self) -> list[RouteRow]:
+        """The most called first."""
         model = "/v2/models/{model}"
         versioned = model + "/versions/{version}"
-        table: list[tuple[str, str, Scope, Endpoint]] = []
+        table: list[RouteRow] = []
         for path in (model, versioned):
             table += [
                 ("POST", path + "/infer", Scope.INFER, self.infer),

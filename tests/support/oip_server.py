@@ -74,7 +74,7 @@ class OipServer:
         try:
             yield self
         finally:
-            self.slow.release.set()
+            self.slow.release.release(1000)  # nobody may keep a thread waiting
             self.call(self._stop.set)
             thread.join(30.0)
             self.executor.close()

@@ -99,16 +99,16 @@ def raising() -> TinyModel:
 
 
 class SlowModel(TinyModel):
-    """y = x, once the test says so: `entered` counts calls that wait, `release` lets all go."""
+    """y = x, once the test says so: `entered` counts calls that wait, each `release.release()` lets one go."""
 
     def __init__(self) -> None:
         super().__init__("slow", (TensorSpec("x", "INT32", (-1,)),), (TensorSpec("y", "INT32", (-1,)),), self._wait)
         self.entered = threading.Semaphore(0)
-        self.release = threading.Event()
+        self.release = threading.Semaphore(0)
 
     def _wait(self, inputs: Arrays) -> Arrays:
         self.entered.release()
-        self.release.wait(30.0)
+        self.release.acquire(timeout=30.0)
         return {"y": inputs["x"]}
 
 
