@@ -44,22 +44,27 @@ class Fixed:
         return ADMITTED
 
     def decide(self, view: ReplicaView) -> Decision | None:
-        queued = [(name, queue) for name, queue in view.queues.items() if queue]
+        queued = {name: list(queue.items) for name, queue in view.queues.items() if queue}
         if not queued:
             return None
-        sheds = [Shed(item, ShedReason.DEADLINE) for _, queue in queued for item in queue.expired(view.now_s)]
-        gone = {shed.item.sequence for shed in sheds}
-        rest = {name: [item for item in queue.items if item.sequence not in gone] for name, queue in queued}
-        name = min(rest, key=lambda model: rest[model][0].deadline_s if rest[model] else math.inf)
+        expired = [item for queue in view.queues.values() for item in queue.expired(view.now_s)]
+        if expired:
+            gone = {item.sequence for item in expired}
+            queued = {name: [item for item in items if item.sequence not in gone] for name, items in queued.items()}
+        sheds = tuple([Shed(item, ShedReason.DEADLINE) for item in expired])
+        name = min(queued, key=lambda model: queued[model][0].deadline_s if queued[model] else math.inf)
         plan = self._plans[name]
         budget = self._clip(plan)
-        batch = head_batch(rest[name], plan.max_batch) if rest[name] else ()
-        if not batch:
-            return Decision(name, (), budget, sheds=tuple(sheds))
+        if not queued[name]:
+            return Decision(name, (), budget, sheds=sheds)
+        batch = self._batch(queued[name], plan)
         rows = sum([item.rows for item in batch])
         seconds = plan.profile.seconds(sum([item.rows * item.clip(budget) for item in batch]) / rows, rows)
         limit = Limit.NONE if budget >= plan.max_budget else Limit.OPERATOR
-        return Decision(name, batch, budget, seconds, seconds, sheds=tuple(sheds), limit=limit)
+        return Decision(name, batch, budget, seconds, seconds, sheds=sheds, limit=limit)
+
+    def _batch(self, items: list[QueuedItem], plan: ModelPlan) -> tuple[QueuedItem, ...]:
+        return head_batch(items, plan.max_batch)
 
     def _clip(self, plan: ModelPlan) -> float:
         return min(max(self.budget, plan.min_budget), plan.max_budget)

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from service.control.admission import RetrySlots
-from service.control.drain import Lane, Machine, head_batch, longest_batch_s, plan_backlog
-from service.control.edf import edf_order, kind
+from service.control.drain import HeadPlan, Lane, Machine, head_batch, plan_backlog, plan_head, urgency
+from service.control.edf import EdfQueue, edf_order, kind
 from service.control.profile import Slowdown
 from service.control.shedding import shed_to_feasible
 from service.control.types import (
@@ -28,31 +28,26 @@ from service.control.types import (
 )
 
 RATE_WINDOW_S = 0.2
+IN_USE_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class LawSettings:
-    """Constants of the law. margin_sigmas: z; guard_ratio: share of a deadline left for what the profile does not see.
+    """Constants of the law, all chosen in the simulator (docs/adr/0003).
 
-    rise_limit: largest rise of the budget per dispatch; it falls at once. max_queue: items per model.
+    margin_sigmas: z, how many sigmas slower than expected a batch may be; admission_sigmas: the same for the admission
+    test, where a false refusal costs as much as a miss. guard_ratio: share of a deadline left for what the profile
+    does not see. block_ratio: longest batch, in default deadlines. rise_limit: largest rise of the budget per dispatch;
+    it falls at once. max_queue: items per model.
     """
 
     margin_sigmas: float = 3.0
+    admission_sigmas: float = 1.0
+    block_ratio: float = 0.5
     guard_ratio: float = 0.1
     rise_limit: float = 0.15
     max_queue: int = 10_000
     cold_service_ratio: float = 1.3
-
-
-@dataclass(frozen=True, slots=True)
-class Rails:
-    """Hard limits of the common budget, set by the operator."""
-
-    minimum: float = 0.0
-    maximum: float = 1.0
-
-    def clip(self, budget: float) -> float:
-        return min(max(budget, self.minimum), self.maximum)
 
 
 class Track:
@@ -72,6 +67,13 @@ class Track:
         """Rows per second, exponentially weighted over RATE_WINDOW_S."""
         return self._rate * math.exp(min(0.0, self._rate_at_s - now_s) / RATE_WINDOW_S)
 
+    def shortest_deadline(self, now_s: float, queue: EdfQueue) -> float:
+        """Relative deadline that the next arrivals may have, seconds; infinite for a model that is not in use."""
+        if queue:
+            head = queue.items[0]
+            return min(self.plan.default_deadline_s, head.deadline_s - head.arrival_s)
+        return self.plan.default_deadline_s if now_s - self._rate_at_s < IN_USE_S else math.inf
+
 
 class DrainFeasible:
     """The largest common budget at which everything queued is predicted on time.
@@ -82,7 +84,6 @@ class DrainFeasible:
 
     def __init__(self, plans: Iterable[ModelPlan] = (), settings: LawSettings | None = None) -> None:
         self.settings = settings or LawSettings()
-        self.rails = Rails()
         self.budget = 1.0
         self._tracks: dict[str, Track] = {}
         self._slots = RetrySlots()
@@ -91,15 +92,19 @@ class DrainFeasible:
             self.set_model(plan)
 
     def set_model(self, plan: ModelPlan) -> None:
-        self._tracks[plan.name] = Track(plan, Slowdown(self.settings.cold_service_ratio))
+        """A plan with the profile known so far, as after a change of the operator's limits, keeps what was learnt."""
+        known = self._tracks.get(plan.name)
+        if known is not None and known.plan.profile is plan.profile:
+            known.plan = plan
+        else:
+            self._tracks[plan.name] = Track(plan, Slowdown(self.settings.cold_service_ratio))
 
     def remove_model(self, name: str) -> None:
         self._tracks.pop(name, None)
 
     def state(self, model: str) -> ModelState:
         track = self._tracks[model]
-        low, high = self._bounds(track.plan)
-        budget = min(max(self.budget, low), high)
+        budget = min(max(self.budget, track.plan.min_budget), track.plan.max_budget)
         return ModelState(budget, track.slowdown.kappa, track.slowdown.sigma, track.arrival_rate(self._now_s))
 
     def on_batch_done(self, done: BatchDone) -> None:
@@ -114,7 +119,7 @@ class DrainFeasible:
         queue = view.queues.get(item.model)
         if queue is not None and len(queue) >= self.settings.max_queue:
             return self._refuse(view, item, self._lateness(view, item), ShedReason.QUEUE_FULL)
-        if item.floor > self._bounds(track.plan)[1] or not math.isfinite(item.deadline_s):
+        if item.floor > track.plan.max_budget or not math.isfinite(item.deadline_s):
             return self._refuse(view, item, 0.0, ShedReason.FLOOR)
         if item.best_effort:
             return ADMITTED
@@ -122,7 +127,7 @@ class DrainFeasible:
         if late <= 0.0:
             return ADMITTED
         if item.priority < LOW and self._lateness(view, item, item.priority) <= 0.0:
-            evicted = self._room_for(view, item)
+            evicted = shed_to_feasible(self._lanes_with(view, item), self._machine(view))
             if item not in evicted:
                 return Admission(ok=True, evicted=tuple(evicted))
         would_fit = item.floor > track.plan.min_budget and self._lateness(view, replace(item, floor=0.0)) <= 0.0
@@ -133,60 +138,50 @@ class DrainFeasible:
         lanes = [self._lane(name, queue.items, queue.alike) for name, queue in view.queues.items() if queue]
         if not lanes:
             return None
-        machine = _machine(view)
-        budget = self._feasible_budget(lanes, machine)
-        if budget is None:
-            return self._overloaded(lanes, machine)
-        self.budget = budget
-        return self._dispatch(lanes, budget)
-
-    def _bounds(self, plan: ModelPlan) -> tuple[float, float]:
-        """Lowest and highest common budget of a model now: its table within the operator's rails."""
-        high = max(plan.min_budget, min(plan.max_budget, self.rails.maximum))
-        return min(max(plan.min_budget, self.rails.minimum), high), high
-
-    def _lane(self, model: str, items: Sequence[QueuedItem], alike: bool) -> Lane:
-        track, settings = self._tracks[model], self.settings
-        plan, slowdown = track.plan, track.slowdown
-        low, high = self._bounds(plan)
-        head = items[0]
-        return Lane(
-            model=model,
-            items=items,
-            batch=min(plan.max_batch, len(items) if alike else sum([item.rows for item in items[: plan.max_batch]])),
-            profile=plan.profile,
-            margin=slowdown.kappa + settings.margin_sigmas * slowdown.sigma,
-            low=low,
-            high=high,
-            guard_s=settings.guard_ratio * min(plan.default_deadline_s, head.deadline_s - head.arrival_s),
-            alike=alike,
-        )
-
-    def _feasible_budget(self, lanes: Sequence[Lane], machine: Machine) -> float | None:
-        """The largest common budget, at most `rise_limit` above the last one; None if the floors are too slow."""
+        machine = self._machine(view)
         low, high = min([lane.low for lane in lanes]), max([lane.high for lane in lanes])
         high = max(low, min(high, self.budget + self.settings.rise_limit))
-        if len(lanes) > 1 or not lanes[0].alike:
-            return plan_backlog(lanes).largest_budget(low, high, machine)
-        (lane,) = lanes
-        machine = replace(machine, now_s=machine.now_s + lane.guard_s)
-        longest = longest_batch_s(lane.items, lane.batch, machine) / lane.margin
-        if longest < lane.profile.seconds(lane.bounds(lane.items[0])[0], lane.batch):
-            return None
-        return min(high, max(low, lane.profile.budget_for(longest, lane.batch)))
+        plan = plan_head(lanes, machine, low, high)
+        if plan is None or math.isnan(plan.budget):
+            return self._overloaded(lanes, machine)
+        self.budget = plan.budget
+        return self._dispatch(min(lanes, key=urgency), plan)
+
+    def _lane(self, model: str, items: Sequence[QueuedItem], alike: bool, sigmas: float | None = None) -> Lane:
+        track, settings = self._tracks[model], self.settings
+        plan, slowdown = track.plan, track.slowdown
+        low, high = plan.min_budget, plan.max_budget
+        margin = slowdown.kappa + (settings.margin_sigmas if sigmas is None else sigmas) * slowdown.sigma
+        deadline = min(plan.default_deadline_s, items[0].deadline_s - items[0].arrival_s)
+        rows = len(items) if alike else sum([item.rows for item in items[: plan.max_batch]])
+        largest = plan.profile.largest_batch(low, settings.block_ratio * deadline / margin, plan.max_batch)
+        guard = settings.guard_ratio * deadline if sigmas is None else 0.0
+        return Lane(model, items, min(rows, largest), plan.profile, margin, low, high, guard, alike)
+
+    def _machine(self, view: ReplicaView) -> Machine:
+        """The workers at the moment when the next batch can start: now, or when the first busy one is done."""
+        start, residual = view.now_s, 0.0
+        if view.busy_until_s:
+            if len(view.busy_until_s) >= view.workers:
+                start = max(start, min(view.busy_until_s))
+            residual = sum([max(0.0, end - start) for end in view.busy_until_s])
+        tracks, now = self._tracks, view.now_s
+        deadline = min([tracks[name].shortest_deadline(now, queue) for name, queue in view.queues.items()])
+        return Machine(start, residual, view.workers, self.settings.block_ratio * deadline)
 
     def _overloaded(self, lanes: Sequence[Lane], machine: Machine) -> Decision:
-        """Run at the floor; drop what cannot be on time there, by the expected times without their margin."""
+        """Run at the floor; drop what cannot be on time there by the expected times, without their margin."""
         self.budget = min([lane.low for lane in lanes])
-        expected = [replace(lane, margin=self._tracks[lane.model].slowdown.kappa, guard_s=0.0) for lane in lanes]
+        expected = [lane._replace(margin=self._tracks[lane.model].slowdown.kappa, guard_s=0.0) for lane in lanes]
         dropped = shed_to_feasible(expected, machine)
         gone = {item.sequence for item in dropped}
-        rest = [
-            replace(lane, items=items)
-            for lane in lanes
-            if (items := [item for item in lane.items if item.sequence not in gone])
-        ]
-        decision = self._dispatch(rest, self.budget) if rest else Decision(lanes[0].model, (), self.budget)
+        kept = [lane._replace(items=[item for item in lane.items if item.sequence not in gone]) for lane in lanes]
+        kept = [lane for lane in kept if lane.items]
+        if kept:
+            urgent = min(kept, key=urgency)
+            decision = self._dispatch(urgent, HeadPlan(self.budget, urgent.batch))
+        else:
+            decision = Decision(lanes[0].model, (), self.budget)
         sheds = tuple([Shed(item, _reason(item, self._tracks[item.model])) for item in dropped if not item.best_effort])
         deferred = tuple([self._defer(item) for item in dropped if item.best_effort])
         return replace(decision, sheds=sheds, deferred=deferred, limit=Limit.LOAD, at_floor=True)
@@ -195,54 +190,44 @@ class DrainFeasible:
         """A best-effort request that will be late queues anew, one default deadline from now: late, but not never."""
         return replace(item, deadline_s=self._now_s + self._tracks[item.model].plan.default_deadline_s)
 
-    def _dispatch(self, lanes: Sequence[Lane], budget: float) -> Decision:
-        lane = lanes[0] if len(lanes) == 1 else min(lanes, key=_urgency)
-        batch = head_batch(lane.items, lane.batch)
-        common = min(max(budget, lane.low), lane.high)
-        rows = sum([item.rows for item in batch])
-        mean = sum([item.rows * item.clip(common) for item in batch]) / rows
-        predicted = lane.profile.seconds(mean, rows)
+    def _dispatch(self, lane: Lane, plan: HeadPlan) -> Decision:
+        batch = head_batch(lane.items, plan.rows)
+        common = min(max(plan.budget, lane.low), lane.high)
+        rows, total = 0, 0.0
+        for item in batch:
+            rows += item.rows
+            total += item.rows * min(max(common, item.floor), item.ceiling)
+        predicted = lane.profile.seconds(total / rows, rows)
         track = self._tracks[lane.model]
-        operator = lane.high < track.plan.max_budget and common >= lane.high
-        full = common >= track.plan.max_budget
-        limit = Limit.NONE if full else Limit.OPERATOR if operator else Limit.LOAD
+        limit = Limit.NONE if common >= lane.high else Limit.LOAD
         return Decision(lane.model, batch, common, predicted, predicted * track.slowdown.kappa, limit=limit)
 
     def _lateness(self, view: ReplicaView, item: QueuedItem, worst_class: int = LOW) -> float:
         """Lateness of the backlog at the floors with `item` in it, classes below `worst_class` left out; seconds."""
+        lanes = self._lanes_with(view, item, worst_class)
+        low = min([lane.low for lane in lanes])
+        return plan_backlog(lanes).lateness(low, self._machine(view))[0]
+
+    def _lanes_with(self, view: ReplicaView, item: QueuedItem, worst_class: int = LOW) -> list[Lane]:
+        """The backlog as it would be with `item`; the most urgent lane first."""
         lanes = []
         for name, queue in view.queues.items():
-            items = [other for other in queue.items if other.priority <= worst_class]
-            alike = queue.alike
+            items, alike = queue.items, queue.alike
+            if worst_class < LOW:
+                items = [other for other in items if other.priority <= worst_class]
             if name == item.model:
+                alike = item.rows == 1 and (not queue or (alike and kind(item) == kind(queue.items[0])))
+                items = [*items]
                 insort(items, item, key=edf_order)
-                alike = not queue or (alike and kind(item) == kind(queue.items[0]))
             if items:
-                lanes.append(replace(self._lane(name, items, alike and items[0].rows == 1), guard_s=0.0))
-        return plan_backlog(lanes).lateness(min([lane.low for lane in lanes]), _machine(view))
-
-    def _room_for(self, view: ReplicaView, item: QueuedItem) -> list[QueuedItem]:
-        lanes = [
-            replace(self._lane(name, items, alike=False), guard_s=0.0)
-            for name, queue in view.queues.items()
-            if (items := sorted([*queue.items, *([item] if name == item.model else [])], key=edf_order))
-        ]
-        return shed_to_feasible(lanes, _machine(view))
+                lanes.append(self._lane(name, items, alike, self.settings.admission_sigmas))
+        return sorted(lanes, key=urgency)
 
     def _refuse(self, view: ReplicaView, item: QueuedItem, late_s: float, reason: ShedReason) -> Admission:
         plan = self._tracks[item.model].plan
         per_row = plan.profile.seconds(plan.min_budget, plan.max_batch) / plan.max_batch
         retry = self._slots.reserve(view.now_s, late_s, per_row * item.rows / view.workers)
         return Admission(ok=False, retry_after_s=retry, reason=reason)
-
-
-def _machine(view: ReplicaView) -> Machine:
-    residual = sum([max(0.0, end - view.now_s) for end in view.busy_until_s])
-    return Machine(view.now_s, residual, view.workers)
-
-
-def _urgency(lane: Lane) -> float:
-    return lane.items[0].deadline_s
 
 
 def _reason(item: QueuedItem, track: Track) -> ShedReason:

@@ -36,6 +36,7 @@ class ServiceProfile:
         self.batches = tuple(batches)
         self.grid = tuple(tuple(map(float, row)) for row in seconds)
         self._check()
+        self._ratios: dict[tuple[int, int], float] = {}
         self._rows: list[tuple[float, ...]] = [self._interpolate_rows(rows) for rows in range(self.batches[-1] + 1)]
 
     @classmethod
@@ -74,6 +75,22 @@ class ServiceProfile:
         if rows < len(self._rows):
             return self._rows[rows]
         return tuple(second * rows / self.batches[-1] for second in self.grid[-1])
+
+    def ratio(self, rows: int, of_rows: int) -> float:
+        """Largest t(budget, rows) / t(budget, of_rows) over the budgets."""
+        key = (rows, of_rows)
+        known = self._ratios.get(key)
+        if known is None:
+            pairs = zip(self.at_knots(rows), self.at_knots(of_rows), strict=True)
+            known = self._ratios[key] = max(a / b for a, b in pairs)
+        return known
+
+    def largest_batch(self, budget: float, seconds: float, max_rows: int) -> int:
+        """Most rows, up to `max_rows` and at least 1, that take at most `seconds` at `budget`."""
+        rows = max_rows
+        while rows > 1 and self.seconds(budget, rows) > seconds:
+            rows -= 1
+        return rows
 
     def _interpolate_rows(self, rows: int) -> tuple[float, ...]:
         i = bisect_left(self.batches, rows)

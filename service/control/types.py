@@ -70,7 +70,11 @@ class QueuedItem:
 
 @dataclass(frozen=True, slots=True)
 class ModelPlan:
-    """What the law knows about one model. min_budget: lowest served budget (1.0 for a model without gates)."""
+    """What the law knows about one model.
+
+    min_budget, max_budget: what it may choose from: the served budgets within the operator's limits; equal for a model
+    without gates and while an operator holds the budget.
+    """
 
     name: str
     profile: ServiceProfile
