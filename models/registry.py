@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections.abc import Callable, Iterator
 from importlib.resources import files
@@ -14,6 +15,13 @@ from models.package import MANIFEST, Package, read_package
 NAME = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 Loader = Callable[[Package], ServableModel]
+
+FAMILIES = {
+    "import": "models.plain:load_plain",
+    "swan_mlp": "models.images:load_mlp",
+    "gated_resnet": "models.images:load_resnet",
+    "gated_encoder": "models.text:load_encoder",
+}
 
 
 def shipped_repository() -> Path:
@@ -50,9 +58,9 @@ def load_package(path: Path) -> ServableModel:
 
 
 def loader_of(family: str) -> Loader:
-    """The code that builds a family; imported when it is asked for."""
-    if family == "import":
-        from models.plain import load_plain  # torch: whoever only lists packages does without
-
-        return load_plain
-    raise PackageError("family", "one of import", repr(family))
+    """The code that builds a family; imported when it is asked for, as whoever only lists packages needs no torch."""
+    if family not in FAMILIES:
+        raise PackageError("family", f"one of {sorted(FAMILIES)}", repr(family))
+    module, _, name = FAMILIES[family].partition(":")
+    loader: Loader = getattr(importlib.import_module(module), name)
+    return loader
