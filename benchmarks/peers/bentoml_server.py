@@ -1,7 +1,6 @@
 """The dense model behind BentoML: numpy by JSON, adaptive batching, one worker process a core."""
 
-from __future__ import annotations
-
+# NOTE: no `from __future__ import annotations`: BentoML reads the annotations as objects.
 import os
 
 import bentoml

@@ -103,7 +103,7 @@ PEERS = (
         "mlserver",
         "http-oip-json",
         "mlserver==1.7.1",
-        ("{python}", "-m", "mlserver.cli", "start", "{folder}"),
+        ("{python}", "-c", "from mlserver.cli import main; main()", "start", "{folder}"),
         "/v2/models/dense/infer",
         lambda sample: (http_json(sample, OIP_INPUT, {}), None),
         from_http,
