@@ -63,7 +63,7 @@ def _mlserver_files(folder: Path, port: int) -> None:
         "max_batch_size": 16,
         "max_batch_time": 0.002,
     }
-    (folder / "settings.json").write_text(json.dumps({**settings, "parallel_workers": 2}), encoding="utf-8")
+    (folder / "settings.json").write_text(json.dumps({**settings, "parallel_workers": 0}), encoding="utf-8")
     (folder / "model-settings.json").write_text(json.dumps(model), encoding="utf-8")
 
 
