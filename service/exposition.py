@@ -23,8 +23,13 @@ FOLDED_PID = 0  # what dead replicas have counted lives on under this process id
 
 def render(registry: CollectorRegistry, folder: Path | None = None) -> bytes:
     """The text for one scrape. folder: shared by the replica processes of a node (PROMETHEUS_MULTIPROC_DIR)."""
-    collected = _Collected(registry.collect() if folder is None else _collect(folder))
+    collected = _Collected(collect(registry, folder))
     return generate_latest(collected) + triton_text(collected.families).encode()
+
+
+def collect(registry: CollectorRegistry, folder: Path | None = None) -> list[Metric]:
+    """The families of this process, or with a folder of all replica processes of the node."""
+    return list(registry.collect()) if folder is None else _collect(folder)
 
 
 class _Collected:

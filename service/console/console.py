@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
-from prometheus_client import Metric
 
 from models.interface import Arrays, ServableModel, ShowsUnits
 from service.console.inputs import read_budget, read_inputs
-from service.console.live import live_totals
+from service.console.live import LiveFeed
 from service.console.samples import samples_of
 from service.console.views import Json, answer_view, layer_views, model_view
 from service.errors import InvalidRequest, NotFound
@@ -41,9 +39,8 @@ class ConsoleSource(Protocol):
 class Console:
     """The JSON behind the page. Requests of the console take the way of all others: admission, queue, batch."""
 
-    def __init__(self, source: ConsoleSource, collect: Callable[[], Iterable[Metric]]) -> None:
-        """collect: the metrics families now, e.g. CollectorRegistry.collect."""
-        self._source, self._collect = source, collect
+    def __init__(self, source: ConsoleSource, feed: LiveFeed) -> None:
+        self._source, self._feed = source, feed
 
     def overview(self) -> Json:
         source = self._source
@@ -54,8 +51,9 @@ class Console:
             "models": [model_view(model) for model in models],
         }
 
-    def live(self) -> Json:
-        return {"time_s": time.monotonic(), "ready": self._source.ready, "models": live_totals(self._collect())}
+    async def live(self) -> Json:
+        time_s, models = await self._feed.totals()
+        return {"time_s": time_s, "ready": self._source.ready, "models": models}
 
     def samples(self, model: str) -> Json:
         """Raises NotFound."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +15,9 @@ REQUESTS = "swan_requests"
 DURATION = "swan_request_duration_seconds"
 RATIOS = {"swan_request_budget_ratio": "budget", "swan_request_activity_ratio": "activity"}
 ANSWERED = ("ok", "late")
+MAX_AGE_S = 0.5  # all viewers share one reading: with several replicas it costs about 15 ms of file reading
+
+Totals = dict[str, dict[str, Any]]
 
 
 @dataclass(slots=True)
@@ -37,7 +42,7 @@ class ModelTotals:
         }
 
 
-def live_totals(families: Iterable[Metric]) -> dict[str, dict[str, Any]]:
+def live_totals(families: Iterable[Metric]) -> Totals:
     """Model name -> totals. families: what a prometheus registry collects, of one process or of several."""
     models: defaultdict[str, ModelTotals] = defaultdict(ModelTotals)
     for family in families:
@@ -57,3 +62,27 @@ def _add(totals: ModelTotals, family: str, sample: Any) -> None:
         for part in ("sum", "count"):
             if sample.name == f"{family}_{part}":
                 totals.sums[f"{RATIOS[family]}_{part}"] += sample.value
+
+
+class LiveFeed:
+    """Totals at most MAX_AGE_S old. publish: brings this process's counts up to date; collect: reads all families."""
+
+    def __init__(
+        self,
+        publish: Callable[[], None],
+        collect: Callable[[], Iterable[Metric]],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._publish, self._collect, self._clock = publish, collect, clock
+        self._lock = asyncio.Lock()
+        self._read_s = float("-inf")
+        self._totals: Totals = {}
+
+    async def totals(self) -> tuple[float, Totals]:
+        """(when they were read on the monotonic clock, the totals by model)."""
+        async with self._lock:
+            if self._clock() - self._read_s >= MAX_AGE_S:
+                self._publish()
+                self._totals = await asyncio.to_thread(lambda: live_totals(self._collect()))
+                self._read_s = self._clock()
+            return self._read_s, self._totals

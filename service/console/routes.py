@@ -32,7 +32,7 @@ def console_routes(console: Console, limits: Limits | None = None) -> tuple[Extr
         return console.overview()
 
     async def live(scope: Mapping[str, Any], receive: Receive) -> Json:
-        return console.live()
+        return await console.live()
 
     async def samples(scope: Mapping[str, Any], receive: Receive) -> Json:
         query = parse_qs(scope.get("query_string", b"").decode("latin-1"))
