@@ -53,7 +53,7 @@ async def start_replica(settings: Settings, source: SetPointSource) -> ServiceRe
     async def host(model: ServableModel) -> None:
         profile = await asyncio.to_thread(_profile, model, settings)
         metrics.profile_info.labels(model.spec.name, model.spec.version, profile.key, profile.source).set(1)
-        scheduler.add_model(model, profile.fit.profile)
+        scheduler.add_model(model, profile.fit.profile, profile.fit.adaptive)
 
     repository = LiveRepository(packages, host, scheduler.remove_model)
     await repository.load_all()

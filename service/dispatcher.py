@@ -13,6 +13,7 @@ import numpy as np
 
 from service.control.edf import EdfQueue
 from service.control.types import BatchDone, Decision, Limit, Policy, ReplicaView
+from service.coordinator import Mode
 from service.hosted import Entry, HostedModel
 from service.model_metrics import BatchCost, Served
 from service.types import Completion
@@ -75,6 +76,7 @@ class Dispatcher:
         self._fill_workers()
 
     def _fill_workers(self) -> None:
+        deferrals = 0
         while len(self._waiting) and len(self._running) < self._workers.num_workers:
             decision = self._decide()
             if decision is None:
@@ -83,12 +85,18 @@ class Dispatcher:
                 self._waiting.defer(item)
             for shed in decision.sheds:
                 self._waiting.shed(shed.item, shed.reason)
+            if not decision.batch and decision.deferred and not decision.sheds:
+                deferrals += 1
+                if deferrals > 1:  # deferring again changes nothing: late is what best effort asked for
+                    decision = urgent_decision(self._models, at_floor=True) or decision
             if decision.batch:
+                deferrals = 0
                 self._launch(decision)
             elif not (decision.sheds or decision.deferred):
                 return
 
     def _decide(self) -> Decision | None:
+        """The policy's decision if it is usable and may act, else the most urgent batch at the lowest budget."""
         view = self.view()
         began = time.perf_counter()
         try:
@@ -97,11 +105,19 @@ class Dispatcher:
             log.exception("the policy failed; dispatching at the floor")
             decision = None
         if decision is None or not math.isfinite(decision.budget):
-            decision = floor_decision(self._models)
+            decision = urgent_decision(self._models, at_floor=True)
             if decision is not None:
                 self._models[decision.model].metrics.count_watchdog()
-        if decision is not None:
-            self._models[decision.model].metrics.observe_decision(time.perf_counter() - began)
+        if decision is None:
+            return None
+        hosted = self._models[decision.model]
+        hosted.metrics.observe_decision(time.perf_counter() - began)
+        hosted.decided_budget = decision.budget
+        if hosted.mode is Mode.SHADOW:
+            log.debug("shadow: budget %.3f, %d shed", decision.budget, len(decision.sheds))
+            return urgent_decision(self._models, at_floor=False)
+        if hosted.distrusted:
+            return urgent_decision(self._models, at_floor=True)
         return decision
 
     def _launch(self, decision: Decision) -> None:
@@ -132,6 +148,7 @@ class Dispatcher:
             on_time = sum(now <= entry.due_s for entry in entries)
             late = len(entries) - on_time
             predicted_s = running.decision.predicted_s
+            hosted.watch(predicted_s, result.compute_s)
             self._learn(BatchDone(hosted.key, running.rows, predicted_s, result.compute_s, now, on_time, late))
             cost = BatchCost(len(entries), running.rows, result.input_s, result.compute_s, result.output_s)
             hosted.metrics.count_batch(cost)
@@ -165,8 +182,8 @@ class Dispatcher:
             hosted.metrics.count_served(served)
 
 
-def floor_decision(models: Mapping[str, HostedModel]) -> Decision | None:
-    """What to run when the policy has no usable answer: the most urgent batch, as cheaply as allowed."""
+def urgent_decision(models: Mapping[str, HostedModel], at_floor: bool) -> Decision | None:
+    """The most urgent batch, as cheaply as allowed or as well as allowed: what to run without, or against, a policy."""
     heads = [(hosted.queue.items[0], hosted) for hosted in models.values() if len(hosted.queue)]
     if not heads:
         return None
@@ -176,8 +193,11 @@ def floor_decision(models: Mapping[str, HostedModel]) -> Decision | None:
         if item.group == first.group and rows + item.rows <= hosted.model.spec.max_batch_size:
             batch.append(item)
             rows += item.rows
-    limit = Limit.OPERATOR if hosted.low == hosted.high else Limit.LOAD
-    return Decision(hosted.key, tuple(batch), hosted.low, limit=limit, at_floor=True)
+    budget = hosted.low if at_floor else hosted.high
+    mean = sum([item.rows * item.clip(budget) for item in batch]) / rows
+    seconds = hosted.profile.seconds(mean, rows)
+    limit = Limit.OPERATOR if hosted.low == hosted.high or not at_floor else Limit.LOAD
+    return Decision(hosted.key, tuple(batch), budget, seconds, seconds, limit=limit, at_floor=at_floor)
 
 
 def _completion(entry: Entry, answer: Answer, running: Running, compute_s: float, now: float) -> Completion:

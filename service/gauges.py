@@ -52,7 +52,7 @@ class GaugePublisher:
 
     def _state(self, hosted: HostedModel) -> ControllerState:
         state = self._policy.state(hosted.key)
-        budget = hosted.last_budget
+        budget = hosted.decided_budget  # in shadow mode, what would have been served
         edge = "floor" if budget <= hosted.low < hosted.high else "ceiling" if budget >= hosted.high else ""
         rows, max_batch = hosted.queue.rows, max(1, hosted.model.spec.max_batch_size)
         batch_s = hosted.profile.seconds(budget, min(max(rows, 1), max_batch)) * state.service_ratio

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from dataclasses import dataclass
 
 from models.interface import ServableModel
@@ -15,8 +16,12 @@ from service.model_metrics import ModelMetrics
 from service.types import Completion, DeadlinePolicy, LimitedBy, Quality, Work
 from swan_runtime.report import ComputeReport
 
+log = logging.getLogger(__name__)
+
 ANY_QUALITY = Quality()
 REMEMBERED_BUDGETS = 1024
+FAR_SLOWER = 4.0  # times the prediction: where the law clips its own correction
+SLOW_BATCHES = 20
 PRIORITY_LABELS = ("high", "normal", "low")  # by the class of the control law
 
 
@@ -72,9 +77,12 @@ class HostedModel:
         table = model.table
         self.lowest, self.highest = (table.floor, table.budgets[-1]) if table else (1.0, 1.0)
         self.last_budget = self.highest
+        self.decided_budget = self.highest
+        self._slow_batches = 0
         self.last_reports: tuple[ComputeReport, ...] = ()
         self._frozen_at = self.highest
         self._qualities: dict[float, float] = {}
+        self.adaptive = True
         self.mode = Mode.AUTO
         self.obey(SetPoints())
 
@@ -99,9 +107,10 @@ class HostedModel:
         self.rail_low = self.served(set_points.min_budget)
         self.rail_high = max(self.rail_low, self.served(set_points.max_budget))
         self.low, self.high = self.rail_low, self.rail_high
-        held = {Mode.MANUAL: set_points.budget, Mode.FREEZE: self._frozen_at, Mode.SHADOW: self.rail_high}
-        if self.mode in held:
-            self.low = self.high = min(max(self.served(held[self.mode]), self.rail_low), self.rail_high)
+        held = {Mode.MANUAL: set_points.budget, Mode.FREEZE: self._frozen_at}
+        if self.mode in held or not self.adaptive:
+            budget = held.get(self.mode, self.rail_high)
+            self.low = self.high = min(max(self.served(budget), self.rail_low), self.rail_high)
 
     def plan(self) -> ModelPlan:
         max_batch = max(1, self.model.spec.max_batch_size)
@@ -155,6 +164,20 @@ class HostedModel:
     def served(self, budget: float) -> float:
         """`budget` resolved to what the calibration serves."""
         return min(max(budget, self.lowest), self.highest)
+
+    def watch(self, predicted_s: float, actual_s: float) -> None:
+        """Notice when the profile has lost touch: every batch of a long row is far slower than predicted."""
+        was_distrusted = self.distrusted
+        far_slower = actual_s >= FAR_SLOWER * predicted_s > 0.0
+        self._slow_batches = self._slow_batches + 1 if far_slower else 0
+        if self.distrusted and not was_distrusted:
+            log.error("model %s: %d batches in a row far slower than profiled; at the floor", self.key, SLOW_BATCHES)
+            self.metrics.count_watchdog()
+
+    @property
+    def distrusted(self) -> bool:
+        """The controller's predictions mean nothing now: run at the floor until one comes true again."""
+        return self._slow_batches >= SLOW_BATCHES
 
     def quality_at(self, budget: float) -> float | None:
         """Expected quality from the calibration table; None for a model without one."""

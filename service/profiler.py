@@ -26,6 +26,7 @@ FORMAT = 1
 MAX_REPEATS = 25
 MIN_REPEATS = 3
 NUM_BUDGETS = 5
+ATTEMPTS = 2
 
 Progress = Callable[[float], None]
 
@@ -62,14 +63,17 @@ def profile_model(
     key = profile_key(model, threads)
     path = (cache or user_cache()) / f"{key}.json"
     samples = _read(path, key)
-    source = "cached"
-    if samples is None:
-        samples, source = measure(model, effort or Effort(), progress), "measured"
-        _write(path, key, samples)
-    fit = fit_profile(samples)
-    for problem in fit.problems:
-        log.warning("profile of %s: %s", model.spec.name, problem)
-    return Profile(fit, key, source)
+    if samples is not None:
+        return Profile(fit_profile(samples), key, "cached")
+    for _ in range(ATTEMPTS):
+        samples = measure(model, effort or Effort(), progress)
+        fit = fit_profile(samples)
+        if fit.adaptive:
+            _write(path, key, samples)
+            break
+        # a busy machine can spoil a measurement; what is spoiled twice is used, but not remembered
+        log.warning("profile of %s: %s", model.spec.name, "; ".join(fit.problems))
+    return Profile(fit, key, "measured")
 
 
 def profile_key(model: ServableModel, threads: int) -> str:

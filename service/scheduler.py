@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from models.interface import ServableModel
 from service.control.profile import ServiceProfile
 from service.control.types import Policy, QueuedItem, ShedReason
-from service.coordinator import SetPoints
+from service.coordinator import Mode, SetPoints
 from service.dispatcher import Dispatcher
 from service.errors import NotFound, Overloaded, Unavailable
 from service.gauges import GaugePublisher
@@ -64,10 +64,14 @@ class Scheduler:
         self._sequence = 0
         self._draining = False
 
-    def add_model(self, model: ServableModel, profile: ServiceProfile) -> None:
-        """Make a warmed-up model available. It replaces one of the same name and version, with what waits there."""
+    def add_model(self, model: ServableModel, profile: ServiceProfile, adaptive: bool = True) -> None:
+        """Make a warmed-up model available. It replaces one of the same name and version, with what waits there.
+
+        adaptive: False keeps it at its highest budget, for a profile that cannot be trusted.
+        """
         spec = model.spec
         hosted = HostedModel(model, profile, ModelMetrics(self._metrics, spec.name, spec.version))
+        hosted.adaptive = adaptive
         hosted.obey(self._set_points)
         replaced = self._models.get(hosted.key)
         self._models[hosted.key] = hosted
@@ -166,6 +170,8 @@ class Scheduler:
             retry_after_s = min(30.0, max(1.0, len(self._waiting) / rate))
             raise Overloaded("the queue is full", retry_after_s, ShedReason.QUEUE_FULL)
         admission = self._policy.admit(self._dispatcher.view(), item)
+        if self._set_points.mode is Mode.SHADOW:
+            return
         if not admission.ok:
             reason = admission.reason or ShedReason.ADMISSION
             raise Overloaded("the deadline cannot be met now", admission.retry_after_s, reason)

@@ -79,14 +79,15 @@ def run_job(job: Job, clock: Callable[[], float] = time.perf_counter) -> JobResu
         joined = clock()
         output = job.model.infer(inputs, job.budgets)
         computed = clock()
-        answers = _split(output, job.rows)
+        answers: tuple[Answer | ServiceError, ...] = _split(output, job.rows)
     except Exception as error:
         if len(job.rows) == 1:
             return JobResult((_as_service_error(error, job.model),), compute_s=clock() - began, retried=True)
-        log.warning("a batch of %d requests failed; running them one by one", len(job.rows), exc_info=error)
-        answers_one_by_one = tuple(run_job(single, clock).answers[0] for single in _singles(job))
-        return JobResult(answers_one_by_one, compute_s=clock() - began, retried=True)
-    return JobResult(answers, joined - began, computed - joined, clock() - computed)
+        log.warning("a batch of %d requests failed with %s: running them singly", len(job.rows), type(error).__name__)
+    else:
+        return JobResult(answers, joined - began, computed - joined, clock() - computed)
+    answers = tuple(run_job(single, clock).answers[0] for single in _singles(job))
+    return JobResult(answers, compute_s=clock() - began, retried=True)
 
 
 class ThreadWorkers:

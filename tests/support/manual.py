@@ -115,7 +115,8 @@ class Bench:
 
     def sample(self, name: str, **labels: str) -> float:
         """Value of one metric series; 0 if nobody touched it."""
-        self.scheduler.publish_metrics()
+        if not self.loop.is_closed():
+            self.scheduler.publish_metrics()
         labels = {"model": "gated", "version": "1"} | labels
         return self.registry.get_sample_value(f"swan_{name}", labels) or 0.0
 
