@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from prometheus_client import CollectorRegistry
@@ -45,9 +46,12 @@ class ManualWorkers:
     def close(self) -> None:
         self.closed = True
 
-    def finish(self, index: int = 0) -> JobResult:
+    def finish(self, index: int = 0, compute_s: float | None = None) -> JobResult:
+        """compute_s: what the worker says it took; None = what it took."""
         job, done = self.jobs.pop(index)
         result = run_job(job)
+        if compute_s is not None and not result.retried:
+            result = replace(result, compute_s=compute_s)
         done(result)
         return result
 
@@ -102,9 +106,9 @@ class Bench:
         await settle()
 
     async def finish(self, seconds: float = 0.0, index: int = 0) -> None:
-        """The batch `index` ends after `seconds`."""
+        """The batch `index` ends after `seconds` of computing."""
         self.clock.now_s += seconds
-        self.workers.finish(index)
+        self.workers.finish(index, seconds)
         await settle()
 
     async def finish_all(self, seconds: float = 0.0) -> None:
