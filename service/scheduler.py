@@ -29,6 +29,7 @@ from service.worker import Workers
 log = logging.getLogger(__name__)
 
 DRAINING = "draining"
+MIN_RETRY_S = 0.1  # nobody is told to come back at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +175,8 @@ class Scheduler:
             return
         if not admission.ok:
             reason = admission.reason or ShedReason.ADMISSION
-            raise Overloaded("the deadline cannot be met now", admission.retry_after_s, reason)
+            retry_after_s = max(MIN_RETRY_S, admission.retry_after_s)
+            raise Overloaded("the deadline cannot be met now", retry_after_s, reason)
         for evicted in admission.evicted:
             self._waiting.shed(evicted, ShedReason.EVICTED)
 

@@ -155,7 +155,7 @@ def check_story(story: Story) -> None:
 
 @pytest.mark.parametrize("make_policy", [Fixed, lambda: Fixed(budget=0.3), DrainFeasible], ids=["full", "low", "law"])
 @pytest.mark.parametrize("num_workers", [1, 2])
-@settings(max_examples=25, deadline=None, phases=NO_SHRINK)
+@settings(max_examples=20, deadline=None, phases=NO_SHRINK)
 @given(drawn=steps(operator=False))
 def test_no_request_is_lost_answered_twice_or_answered_wrong(
     make_policy: Callable[[], Policy], num_workers: int, drawn: list[tuple[object, ...]]
@@ -165,7 +165,7 @@ def test_no_request_is_lost_answered_twice_or_answered_wrong(
     check_story(story)
 
 
-@settings(max_examples=25, deadline=None, phases=NO_SHRINK)
+@settings(max_examples=20, deadline=None, phases=NO_SHRINK)
 @given(drawn=steps(operator=True))
 def test_an_operator_may_interfere_at_any_moment(drawn: list[tuple[object, ...]]) -> None:
     story = Story(Bench(DrainFeasible(), [GatedNumpy(deadline_s=0.05)], max_queue=12))
