@@ -2,51 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from swan_runtime.activations import ELEMENTWISE, AconA, AconB, AconC, MetaAcon
+from swan_runtime.activations import AconA, AconB, AconC, MetaAcon
 from swan_runtime.conv import GatedConv
 from swan_runtime.errors import InvalidInputError
 from swan_runtime.gate import LowRankGate, PooledChannelGate
 from swan_runtime.kernels import ops
 from swan_runtime.kernels.lowrank import lowrank_scores
-from swan_runtime.kernels.weights import Acon, ConvWeights, GateWeights, GluWeights, MlpWeights
+from swan_runtime.kernels.weights import Acon, ConvWeights, Deviation, GateWeights, GluWeights, MlpWeights
 from swan_runtime.layers import GatedFFN, GatedGLU, GatedLayer, GatedMLP, Spend
 from swan_runtime.layout import Layout
-from swan_runtime.plan import HardPlan, apply_caps, row_sums
-
-
-@dataclass(frozen=True)
-class PackedGate:
-    """A low-rank gate's weights; center and norm are None for logit scores."""
-
-    weights: GateWeights
-    activation: str
-    center: Tensor | None
-    norm: Tensor | None
-
-    @staticmethod
-    def pack(gate: LowRankGate) -> PackedGate:
-        weights = GateWeights.pack(gate.project.detach().t(), gate.expand.detach(), gate.bias.detach())
-        if gate.score == "logit":
-            return PackedGate(weights, gate.activation, None, None)
-        return PackedGate(weights, gate.activation, gate.center.clone(), gate.norm.clone())
-
-    def scores(self, x: Tensor) -> Tensor:
-        scores = lowrank_scores(x, self.weights)
-        if self.center is None or self.norm is None:
-            return scores
-        return ELEMENTWISE[self.activation](scores).sub_(self.center).abs_().mul_(self.norm)
+from swan_runtime.plan import HardPlan, all_finite, apply_caps, row_sums
 
 
 @dataclass(frozen=True)
 class PackedMLP:
     """GatedMLP, GatedFFN and GatedGLU with a low-rank gate."""
 
-    gate: PackedGate
+    gate: GateWeights
     weights: MlpWeights | GluWeights
 
     @staticmethod
@@ -62,7 +40,7 @@ class PackedMLP:
             weights = GluWeights.pack(branch, up, down, layer.mean, activation=layer.activation)
         else:
             weights = MlpWeights.pack(*up, *down, layer.mean, activation=layer.activation)
-        return PackedMLP(PackedGate.pack(layer.gate), weights)
+        return PackedMLP(pack_gate(layer.gate), weights)
 
     def run(self, layer: GatedLayer, x: Tensor, plan: HardPlan, layout: Layout) -> Tensor:
         """x [N, in] -> [N, out]."""
@@ -70,15 +48,34 @@ class PackedMLP:
         spend = layer.spend(layout)
         if isinstance(layer, GatedFFN) and layer.granularity == "request" and layout.rows is not None:
             return self._run_shared(layer, x, plan, layout, spend)
-        mask = _mask(layer, self.gate.scores(x), plan, spend)
+        thresholds, caps = plan.thresholds[layer.name], plan.k_max.get(layer.name)
+        if spend.rows is not None:
+            thresholds = thresholds[spend.rows]
+        # One cap serves the kernel: the largest of the batch. A row over its own, smaller cap is done again below.
+        top = max(caps) if caps else None
+        try:
+            result = ops.gated(x, self.gate, thresholds, self.weights, k_max=top, threads=plan.threads)
+        except InvalidInputError as error:
+            raise InvalidInputError(f"{layer.name}.{error.field}", error.expected, error.got) from None
+        if caps and (result.cap_hits or (min(caps) < max(caps) and _exceeds(result.counts, caps, spend.rows))):
+            return self._run_capped(layer, x, plan, spend)
+        active = row_sums(result.counts, spend.rows, len(spend.masks))
+        layer.record(plan, active, [0] * len(active), spend, result.kernel)
+        return result.y
+
+    def _run_capped(self, layer: GatedMLP, x: Tensor, plan: HardPlan, spend: Spend) -> Tensor:
+        """The rare way: scores first, so that it is known which row hit its cap."""
+        mask = _mask(layer, lowrank_scores(x, self.gate), plan, spend)
         op = ops.glu if isinstance(self.weights, GluWeights) else ops.mlp
         result = op(x, mask.bits, self.weights, threads=plan.threads)  # type: ignore[arg-type]  # op fits the weights
         layer.record(plan, mask.active, mask.hits, spend, result.kernel)
         return result.y
 
     def _run_shared(self, layer: GatedFFN, x: Tensor, plan: HardPlan, layout: Layout, spend: Spend) -> Tensor:
-        pooled = layer.pool == "input"
-        scores = self.gate.scores(layout.mean(x)) if pooled else layer.pool_scores(self.gate.scores(x), layout)
+        if layer.pool == "input":
+            scores = lowrank_scores(layout.mean(x), self.gate)
+        else:
+            scores = layer.pool_scores(lowrank_scores(x, self.gate), layout)
         mask = _mask(layer, scores, plan, spend)
         offsets = torch.zeros(len(layout.lengths) + 1, dtype=torch.int64)
         offsets[1:] = torch.tensor(layout.lengths).cumsum(0)
@@ -151,21 +148,31 @@ class _Mask:
 
 def _mask(layer: GatedLayer, scores: Tensor, plan: HardPlan, spend: Spend) -> _Mask:
     """scores [masks, units] -> the mask with its caps applied and counted per row. Refuses non-finite scores."""
-    # NaN and infinity both survive a sum, so one reduction and one read tell whether all scores are finite.
-    if not bool(torch.isfinite(scores.sum())):
+    if not all_finite(scores):
         raise InvalidInputError(f"{layer.name}.scores", "finite values", "NaN or infinity")
     threshold, caps = plan.thresholds[layer.name], plan.k_max.get(layer.name)
     if spend.rows is not None:
         threshold = threshold[spend.rows]
-        caps = None if caps is None else caps[spend.rows]
     bits = scores > threshold[:, None]
     counts = bits.sum(1)
     num_rows = len(spend.masks)
     hits = [0] * num_rows
-    if caps is not None and bool((counts > caps).any()):
-        bits, over = apply_caps(scores, bits, caps)
+    if caps is not None and _exceeds(counts, caps, spend.rows):
+        limits = torch.tensor(caps, dtype=torch.int64)
+        bits, over = apply_caps(scores, bits, limits if spend.rows is None else limits[spend.rows])
         counts, hits = bits.sum(1), row_sums(over, spend.rows, num_rows)
     return _Mask(bits, row_sums(counts, spend.rows, num_rows), hits)
+
+
+def _exceeds(counts: Tensor, caps: Sequence[int], rows: Tensor | None) -> bool:
+    """Whether a mask has more active units than its row's cap. counts [masks], caps one per row."""
+    limits = torch.tensor(caps, dtype=torch.int64)
+    return bool((counts > (limits if rows is None else limits[rows])).any())
+
+
+def pack_gate(gate: LowRankGate) -> GateWeights:
+    deviation = Deviation.pack(gate.activation, gate.center, gate.norm) if gate.score == "deviation" else None
+    return GateWeights.pack(gate.project.detach().t(), gate.expand.detach(), gate.bias.detach(), deviation)
 
 
 def fold_norm(weight: Tensor, bias: Tensor | None, norm: nn.Module) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -11,6 +12,9 @@ from torch import Tensor
 
 from swan_runtime.budget import OPEN
 from swan_runtime.errors import InvalidInputError
+
+MAX_QUANTILE = 1 << 16
+"""Scores that a training threshold is taken from: the quantile's standard error is then under 0.002."""
 
 
 class LayerInfo(NamedTuple):
@@ -61,7 +65,9 @@ class SoftPlan:
         _check_name(layer)
         threshold: float | Tensor
         if self.thresholds is None:
-            threshold = quantile_threshold(scores.detach(), self.densities.get(layer.name, self.budget))
+            # A stride over masks, not over units: every unit stays represented.
+            part = scores.detach()[:: 1 + scores.numel() // MAX_QUANTILE]
+            threshold = quantile_threshold(part, self.densities.get(layer.name, self.budget))
         else:
             threshold = self.thresholds[layer.name]
         gates = torch.sigmoid((scores - threshold) / (self.temperature * layer.scale))
@@ -89,7 +95,7 @@ class HardTrace:
 class HardPlan:
     """Inference: a unit runs iff score > threshold of its row, at most k_max units of one mask.
 
-    thresholds: layer name -> [rows] float32. k_max: layer name -> [rows] int64 (absent = no cap).
+    thresholds: layer name -> [rows] float32. k_max: layer name -> one cap per row (absent = no cap).
     reference: use the mask-multiply path even where packed weights exist.
     fit: layer name -> density; a layer named here sets its own threshold to that quantile of the scores it sees
     (calibration: later layers then see what earlier thresholds did to their input).
@@ -98,7 +104,7 @@ class HardPlan:
     """
 
     thresholds: dict[str, Tensor]
-    k_max: Mapping[str, Tensor] = field(default_factory=dict)
+    k_max: Mapping[str, Sequence[int]] = field(default_factory=dict)
     reference: bool = False
     fit: Mapping[str, float] = field(default_factory=dict)
     traces: dict[str, HardTrace] = field(default_factory=dict)
@@ -113,15 +119,16 @@ class HardPlan:
     def mask(self, layer: LayerInfo, scores: Tensor, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """scores [masks, units] -> (mask [masks, units] bool, True = active; cap hits [masks] bool)."""
         _check_name(layer)
-        if not bool(torch.isfinite(scores).all()):
+        if not all_finite(scores):
             raise InvalidInputError(f"{layer.name}.scores", "finite values", "NaN or infinity")
         if layer.name in self.fit:
             value = quantile_threshold(scores, self.fit[layer.name])
             self.thresholds[layer.name] = value.cpu().expand(int(rows.max()) + 1 if rows is not None else len(scores))
-        threshold, caps = self.thresholds[layer.name].to(scores), self.k_max.get(layer.name)
+        threshold = self.thresholds[layer.name].to(scores)
+        caps = torch.tensor(self.k_max[layer.name], device=scores.device) if layer.name in self.k_max else None
         if rows is not None:
             threshold = threshold[rows]
-            caps = None if caps is None else caps.to(rows.device)[rows]
+            caps = None if caps is None else caps[rows]
         mask = scores > threshold[:, None]
         hits = torch.zeros(len(scores), dtype=torch.bool, device=scores.device)
         if caps is not None:
@@ -141,6 +148,11 @@ def quantile_threshold(scores: Tensor, density: float) -> Tensor:
     if drop <= 0:
         return torch.tensor(OPEN, dtype=scores.dtype, device=scores.device)
     return flat.kthvalue(min(drop, flat.numel())).values
+
+
+def all_finite(values: Tensor) -> bool:
+    """Whether no value is NaN or infinite. One reduction in the usual case: both survive a sum."""
+    return math.isfinite(values.sum().item()) or bool(torch.isfinite(values).all())
 
 
 def apply_caps(scores: Tensor, mask: Tensor, caps: Tensor) -> tuple[Tensor, Tensor]:

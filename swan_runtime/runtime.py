@@ -14,13 +14,14 @@ from swan_runtime.convert import harden_
 from swan_runtime.errors import CalibrationError, InvalidInputError
 from swan_runtime.layers import gated_layers
 from swan_runtime.macs import build_reports, fixed_macs
-from swan_runtime.plan import HardPlan
+from swan_runtime.plan import HardPlan, all_finite
 from swan_runtime.report import ComputeReport
 
 MAX_REMEMBERED = 4096
 """Budgets and input shapes whose look-ups are kept; beyond that the memory starts anew."""
 
-Looked = tuple[Tensor, Tensor]
+Caps = list[list[int]]
+Looked = tuple[Tensor, list[int]]
 
 
 class Runtime:
@@ -43,7 +44,7 @@ class Runtime:
         self._names = list(layers)
         self._num_units = [layer.num_units for layer in layers.values()]
         self._looked: dict[float, Looked] = {}
-        self._batches: dict[tuple[float, int], Looked] = {}
+        self._batches: dict[tuple[float, int], tuple[Tensor, Caps]] = {}
         self._fixed: dict[tuple[Any, ...], int] = {}
 
     def warm_up(self, *inputs: Any) -> None:
@@ -65,7 +66,7 @@ class Runtime:
             raise InvalidInputError("budgets", f"{len(arguments[0])}, one per row", str(len(wanted)))
         for i, value in enumerate(arguments):
             # NOTE: a NaN score compares false, which would look like a cheap row; infinity times zero is NaN too.
-            if isinstance(value, Tensor) and value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            if isinstance(value, Tensor) and value.is_floating_point() and not all_finite(value):
                 raise InvalidInputError(f"inputs[{i}]", "finite values", "NaN or infinity")
         plan = self.plan(wanted)
         with torch.inference_mode():
@@ -78,7 +79,7 @@ class Runtime:
         names = self._names
         return HardPlan(
             dict(zip(names, thresholds.unbind(), strict=True)),
-            dict(zip(names, caps.unbind(), strict=True)),
+            dict(zip(names, caps, strict=True)),
             threads=self.threads,
         )
 
@@ -92,22 +93,20 @@ class Runtime:
             self.model(*arguments, plan=plan)
         return shares
 
-    def _batch(self, budgets: Sequence[float]) -> Looked:
-        """Thresholds [layers, rows] and caps [layers, rows]."""
+    def _batch(self, budgets: Sequence[float]) -> tuple[Tensor, Caps]:
+        """Thresholds [layers, rows], and the caps in the same order."""
         if not budgets:
-            empty = torch.zeros(len(self._names), 0)
-            return empty, empty.to(torch.int64)
+            return torch.zeros(len(self._names), 0), [[] for _ in self._names]
         if budgets.count(budgets[0]) != len(budgets):
             columns = [self._look_up(budget) for budget in budgets]
-            return torch.stack([c[0] for c in columns], 1), torch.stack([c[1] for c in columns], 1)
+            return torch.stack([c[0] for c in columns], 1), [
+                list(caps) for caps in zip(*(c[1] for c in columns), strict=True)
+            ]
         key = (budgets[0], len(budgets))
         if key not in self._batches:
             thresholds, caps = self._look_up(budgets[0])
             rows = len(budgets)
-            pair = (
-                thresholds[:, None].expand(-1, rows).contiguous(),
-                caps[:, None].expand(-1, rows).contiguous(),
-            )
+            pair = (thresholds[:, None].expand(-1, rows).contiguous(), [[cap] * rows for cap in caps])
             _remember(self._batches, key, pair)
             return pair
         return self._batches[key]
@@ -122,7 +121,7 @@ class Runtime:
                 point.k_max.get(name, self.table.k_max.get(name, units))
                 for name, units in zip(self._names, self._num_units, strict=True)
             ]
-            found = (thresholds, torch.tensor(caps, dtype=torch.int64))
+            found = (thresholds, caps)
             _remember(self._looked, budget, found)
         return found
 

@@ -9,10 +9,11 @@ dispatch.py   which kernel serves (rows, density, shape), and why
 
 from swan_runtime.kernels.lowrank import GateMask, lowrank_mask, lowrank_scores, threshold_mask
 from swan_runtime.kernels.ops import GatedResult, KernelResult, conv, gated, glu, mlp, mlp_shared
-from swan_runtime.kernels.weights import ConvWeights, GateWeights, GluWeights, MlpWeights
+from swan_runtime.kernels.weights import ConvWeights, Deviation, GateWeights, GluWeights, MlpWeights
 
 __all__ = [
     "ConvWeights",
+    "Deviation",
     "GateMask",
     "GateWeights",
     "GatedResult",

@@ -40,4 +40,8 @@ def conv(x: Tensor, mask: Tensor, w: ConvWeights, beta: Tensor | None = None) ->
 
 def lowrank_scores(x: Tensor, gate: GateWeights) -> Tensor:
     """x [B, D] -> scores [B, F]."""
-    return torch.addmm(gate.bias, x @ gate.p, gate.q_t)
+    scores = torch.addmm(gate.bias, x @ gate.p, gate.q_t)
+    deviation = gate.deviation
+    if deviation is None:
+        return scores
+    return activate(scores, deviation.activation).sub(deviation.center).abs().mul(deviation.norm)

@@ -247,8 +247,29 @@ class ConvWeights:
 
 
 @dataclass(frozen=True, eq=False)
+class Deviation:
+    """Turns a predicted pre-activation z into |activation(z) - center| * norm, each [F]."""
+
+    activation: str
+    center: Tensor
+    norm: Tensor
+    center_padded: Tensor = field(repr=False)
+    norm_padded: Tensor = field(repr=False)
+
+    @staticmethod
+    def pack(activation: str, center: Tensor, norm: Tensor) -> Deviation:
+        center = _frozen(center, "center", (None,))
+        norm = _frozen(norm, "norm", (center.shape[0],))
+        more = -center.shape[0] % TILE
+        return Deviation(check_activation(activation), center, norm, F.pad(center, (0, more)), F.pad(norm, (0, more)))
+
+
+@dataclass(frozen=True, eq=False)
 class GateWeights:
-    """The low-rank unit gate: scores = (x p) q^T + bias. p [D, r], q_t [r, F] (transposed once), bias [F]."""
+    """The low-rank unit gate: scores = (x p) q^T + bias. p [D, r], q_t [r, F] (transposed once), bias [F].
+
+    deviation: None, or what turns those predictions into deviation scores.
+    """
 
     p: Tensor
     q_t: Tensor
@@ -256,10 +277,11 @@ class GateWeights:
     p_padded: Tensor = field(repr=False)  # rank padded with zeros to a multiple of 16
     q_padded: Tensor = field(repr=False)  # units padded with zeros to a multiple of 128
     bias_padded: Tensor = field(repr=False)
+    deviation: Deviation | None = None
     cache: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     @staticmethod
-    def pack(p: Tensor, q: Tensor, bias: Tensor | None = None) -> GateWeights:
+    def pack(p: Tensor, q: Tensor, bias: Tensor | None = None, deviation: Deviation | None = None) -> GateWeights:
         """p [D, r], q [F, r], bias [F] or None for zero."""
         projection = _frozen(p, "p", (None, None))
         rows = _frozen(q, "q", (None, projection.shape[1]))
@@ -273,6 +295,7 @@ class GateWeights:
             F.pad(projection, (0, more_rank)),
             F.pad(q_t, (0, more_units)),
             F.pad(bias, (0, more_units)),
+            deviation,
         )
 
     @property

@@ -1,10 +1,11 @@
 /* The low-rank gate, scores = (x p) q_t + bias, and the whole gated block: x -> scores -> active units -> y in one call. */
 #include "rows.h"
 
-/* p [D][rank_padded], q_t [rank][units_padded], bias [units_padded]; padded with zeros to multiples of 16 and 128. */
+/* p [D][rank_padded], q_t [rank][units_padded], bias [units_padded]; padded with zeros to multiples of 16 and 128.
+   center, norm [units_padded] or NULL: with them a score is |activation(z) - center| * norm instead of z. */
 struct gate {
-    int64_t units, inputs, rank, rank_padded, units_padded;
-    const float *p, *q_t, *bias;
+    int64_t units, inputs, rank, rank_padded, units_padded, activation;
+    const float *p, *q_t, *bias, *center, *norm;
 };
 
 /* What to run, and what was chosen: counts [rows], mask bytes [rows, F]. */
@@ -55,6 +56,11 @@ INLINE void tile_scores(const struct gate *g, const float *z, int64_t j, vf *acc
         const float *q = g->q_t + k * g->units_padded + j;
 #pragma GCC unroll 8
         for (int i = 0; i < PASS; i++) acc[i] += a * load(q + i * VL);
+    }
+    if (!g->center) return;
+    for (int i = 0; i < PASS; i++) {
+        vf off = activate(acc[i], (int)g->activation) - load(g->center + j + i * VL);
+        acc[i] = pick(off < 0.0f, -off, off) * load(g->norm + j + i * VL);
     }
 }
 

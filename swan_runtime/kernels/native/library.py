@@ -35,7 +35,7 @@ class Block(ctypes.Structure):
 class Gate(ctypes.Structure):
     """struct gate of native/gate.c."""
 
-    _fields_ = _fields("units inputs rank rank_padded units_padded", "p q_t bias")
+    _fields_ = _fields("units inputs rank rank_padded units_padded activation", "p q_t bias center norm")
 
 
 class Selection(ctypes.Structure):
@@ -134,6 +134,7 @@ def _block(w: MlpWeights | GluWeights) -> Any:
 
 def _gate(gate: GateWeights) -> Any:
     if "native" not in gate.cache:
+        deviation = gate.deviation
         gate.cache["native"] = Gate(
             units=gate.units,
             inputs=gate.inputs,
@@ -143,6 +144,9 @@ def _gate(gate: GateWeights) -> Any:
             p=gate.p_padded.data_ptr(),
             q_t=gate.q_padded.data_ptr(),
             bias=gate.bias_padded.data_ptr(),
+            activation=0 if deviation is None else CODES[deviation.activation],
+            center=None if deviation is None else deviation.center_padded.data_ptr(),
+            norm=None if deviation is None else deviation.norm_padded.data_ptr(),
         )
     return gate.cache["native"]
 

@@ -128,7 +128,7 @@ def test_masks_are_nested_in_the_threshold(low: float, high: float, seed: int) -
 def test_the_cap_keeps_the_top_scores_and_counts_the_hit(cap: int) -> None:
     layer = name_layers_(GatedMLP(10, 40, 3))
     x = torch.randn(4, 10)
-    plan = HardPlan({layer.name: torch.full((4,), 2.0)}, k_max={layer.name: torch.full((4,), cap)})
+    plan = HardPlan({layer.name: torch.full((4,), 2.0)}, k_max={layer.name: [cap] * 4})
     free = open_plan_of(layer, 4, 2.0)
     layer(x, free)
     layer(x, plan)

@@ -84,7 +84,7 @@ def test_packed_caps_keep_the_top_scores_and_count_per_row() -> None:
     harden_(layer)
     x = torch.randn(4, 10)
     plans = [
-        HardPlan({"layer": torch.full((4,), 2.0)}, {"layer": torch.tensor([3, 40, 0, 5])}, reference=reference)
+        HardPlan({"layer": torch.full((4,), 2.0)}, {"layer": [3, 40, 0, 5]}, reference=reference)
         for reference in (True, False)
     ]
     torch.testing.assert_close(layer(x, plans[1]), layer(x, plans[0]), atol=1e-5, rtol=1e-4)

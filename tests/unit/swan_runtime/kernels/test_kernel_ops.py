@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 from swan_runtime.errors import InvalidInputError
 from swan_runtime.kernels import (
     ConvWeights,
+    Deviation,
     GateWeights,
     MlpWeights,
     conv,
     lowrank_mask,
+    lowrank_scores,
     mlp,
     mlp_shared,
     threshold_mask,
@@ -75,3 +77,19 @@ def test_a_wrong_mask_names_field_expected_and_got() -> None:
         mlp(torch.randn(1, 3), torch.ones(1, 5, dtype=torch.bool), w)
     assert (caught.value.field, caught.value.expected) == ("mask", "bool [1, 4] on cpu")
     assert "[1, 5]" in caught.value.got
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu", "silu"])
+@pytest.mark.parametrize("units", [5, 128, 200])
+def test_deviation_scores_equal_the_formula(activation: str, units: int) -> None:
+    torch.manual_seed(0)
+    p, q, bias = torch.randn(12, 3), torch.randn(units, 3), torch.randn(units)
+    center, norm, x = torch.rand(units), torch.rand(units), torch.randn(11, 12)
+    gate = GateWeights.pack(p, q, bias, Deviation.pack(activation, center, norm))
+    expected = (getattr(F, activation)(x @ p @ q.t() + bias) - center).abs() * norm
+    torch.testing.assert_close(lowrank_scores(x, gate), expected, rtol=1e-4, atol=1e-5)
+    ordered = expected.sort(1).values
+    threshold = (
+        ordered[:, units // 2] + ordered[:, units // 2 + 1]
+    ) / 2  # between two scores: rounding decides nothing
+    assert torch.equal(lowrank_mask(x, gate, threshold).mask, expected > threshold[:, None])
