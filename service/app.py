@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,24 @@ from prometheus_client import CollectorRegistry
 
 from models.interface import ServableModel
 from service.api.application import ApiOptions, OipApp
-from service.api.auth import AllowAll, Authorizer, Scope
+from service.api.auth import Authorizer, Scope
 from service.api.http import ExtraRoute
-from service.config import Settings, metrics_folder
+from service.config import InvalidSetting, Settings, metrics_folder
+from service.console.console import Console
+from service.console.live import LiveFeed
+from service.console.routes import console_routes
+from service.console.source import DataplaneSource
 from service.control.fixed import Fixed
 from service.control.policy import DrainFeasible
 from service.control.types import Policy
 from service.coordinator import Mode, SetPoints, SetPointSource
 from service.dataplane import Dataplane, ServerIdentity
 from service.errors import ModelFailed
+from service.exposition import collect
+from service.log import AccessLog, LogFormat, configure, get
 from service.metrics import Metrics
+from service.observer import RequestObserver
+from service.observing import AccessObserver, SpanObserver, Surroundings
 from service.operator_routes import MetricsRoute, SetPointRoute
 from service.package_source import PackageSource
 from service.profiler import Profile, profile_model, user_cache
@@ -30,6 +39,8 @@ from service.replica import Parts, ServiceReplica
 from service.repository import LiveRepository
 from service.scheduler import Limits as SchedulerLimits
 from service.scheduler import Scheduler
+from service.security import KeyFileError, build_authorizer
+from service.tracing import TraceSettings, build_tracer
 from service.worker import ThreadWorkers
 
 
@@ -42,6 +53,8 @@ def build_app(args: Mapping[str, Any]) -> Any:
 
 async def start_replica(settings: Settings, source: SetPointSource) -> ServiceReplica:
     """Load, warm up and profile the models; returns when the first request would be as fast as the second."""
+    configure(settings.log_level, LogFormat(settings.log_format))
+    authorize = _authorizer(settings)  # first: a key file that cannot be read must not cost a start
     _use_one_thread_per_operation()
     packages = PackageSource(settings.models_dir, settings.models)
     registry, folder = CollectorRegistry(), metrics_folder()
@@ -60,13 +73,18 @@ async def start_replica(settings: Settings, source: SetPointSource) -> ServiceRe
     if not any(entry.state == "READY" for entry in repository.index()):
         raise ModelFailed("no model could be loaded; the log above says why for each")
     readiness = Readiness()
-    dataplane = Dataplane(repository, scheduler, readiness, ServerIdentity(settings.server_name))
+    tracer = build_tracer(TraceSettings(settings.otlp_endpoint, settings.otlp_ratio, settings.server_name))
+    identity = ServerIdentity(settings.server_name)
+    dataplane = Dataplane(repository, scheduler, readiness, identity, _observers(settings))
+    feed = LiveFeed(scheduler.publish_metrics, partial(collect, registry, folder))
+    console = Console(DataplaneSource(dataplane, repository), feed)
     routes = (
+        *console_routes(console, settings.limits),
         ExtraRoute("/metrics", ("GET",), Scope.METRICS, MetricsRoute(scheduler.publish_metrics, registry, folder)),
         ExtraRoute("/v2/control", ("GET", "POST"), Scope.ADMIN, SetPointRoute(source, settings.limits)),
     )
-    options = ApiOptions(nan_as_null=settings.nan_as_null)
-    app = OipApp(dataplane, _authorizer(settings), settings.limits, options, routes)
+    options = ApiOptions(nan_as_null=settings.nan_as_null, around=Surroundings(tracer))
+    app = OipApp(dataplane, authorize, settings.limits, options, routes)
     replica = ServiceReplica(Parts(app, scheduler, readiness), _durable(settings))
     replica.configure({})
     return replica
@@ -88,7 +106,18 @@ def _durable(settings: Settings) -> SetPoints:
 
 
 def _authorizer(settings: Settings) -> Authorizer:
-    return AllowAll(admin=settings.admin_enabled)
+    def complain(problem: str) -> None:
+        get("security").error("api keys not read again", problem=problem)
+
+    try:
+        return build_authorizer(settings.api_keys_file, settings.admin_enabled, complain)
+    except KeyFileError as error:
+        raise InvalidSetting(f"api_keys_file: {error}") from None
+
+
+def _observers(settings: Settings) -> tuple[RequestObserver, ...]:
+    access = AccessObserver(AccessLog(settings.access_log_sample))
+    return (access, SpanObserver()) if settings.otlp_endpoint else (access,)
 
 
 def _profile(model: ServableModel, settings: Settings) -> Profile:

@@ -56,6 +56,7 @@ class Settings(BaseSettings):
     log_format: Literal["human", "json"] = Field("human", description="Shape of log lines.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe level logged.")
     access_log_sample: float = Field(0.0, ge=0.0, le=1.0, description="Share of requests that get an access log line.")
+    otlp_ratio: float = Field(0.01, ge=0.0, le=1.0, description="Share of requests that are traced.")
     otlp_endpoint: str = Field("", max_length=1024, description="OpenTelemetry collector for traces; empty = none.")
 
     @model_validator(mode="after")

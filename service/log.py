@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import random
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, TextIO
@@ -16,6 +16,8 @@ from structlog.typing import FilteringBoundLogger, Processor
 
 MAX_FIELD_CHARS = 256  # a client's string in a log line is cut here
 OWN_LOGGERS = ("swan", "service", "models", "swan_runtime", "uvicorn", "asyncio")
+
+_REQUEST_ID: ContextVar[str] = ContextVar("swan_request_id", default="")
 
 
 class LogFormat(StrEnum):
@@ -59,7 +61,7 @@ def configure(level: str = "info", log_format: LogFormat = LogFormat.AUTO, strea
 
 def _shared_processors(human: bool) -> list[Processor]:
     processors: list[Processor] = [
-        structlog.contextvars.merge_contextvars,
+        _add_request_id,
         structlog.stdlib.add_logger_name,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -82,11 +84,28 @@ def get(name: str) -> FilteringBoundLogger:
     return logger
 
 
-@contextmanager
-def request_context(request_id: str, **fields: str) -> Iterator[None]:
-    """Every line logged inside, also from tasks started inside, carries request_id and the fields."""
-    with structlog.contextvars.bound_contextvars(request_id=request_id, **fields):
-        yield
+class RequestContext:
+    """Every line logged inside, also from tasks started inside, carries the id. Costs well under a microsecond."""
+
+    __slots__ = ("_before", "_request_id")
+
+    def __init__(self, request_id: str) -> None:
+        self._request_id = request_id
+
+    def __enter__(self) -> None:
+        self._before = _REQUEST_ID.get()
+        _REQUEST_ID.set(self._request_id)
+
+    def __exit__(self, *error: object) -> None:
+        # NOTE: set, not reset: a stream may be closed by another task than the one that opened it
+        _REQUEST_ID.set(self._before)
+
+
+def _add_request_id(logger: Any, name: str, event: Any) -> Any:
+    request_id = _REQUEST_ID.get()
+    if request_id:
+        event.setdefault("request_id", request_id)
+    return event
 
 
 @dataclass(frozen=True, slots=True)

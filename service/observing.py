@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 
 from service.errors import Cancelled, DeadlineExceeded, InvalidRequest, Overloaded, ServiceError
-from service.log import Access, AccessLog, request_context
+from service.log import Access, AccessLog, RequestContext
 from service.tracing import NullTracer, Tracer
 from service.types import Completion, Work
 
@@ -19,11 +19,11 @@ class Surroundings:
         self._traced = not isinstance(self._tracer, NullTracer)
 
     def __call__(self, name: str, request_id: str, headers: Mapping[str, str]) -> AbstractContextManager[None]:
-        return self._with_span(name, request_id, headers) if self._traced else request_context(request_id)
+        return self._with_span(name, request_id, headers) if self._traced else RequestContext(request_id)
 
     @contextmanager
     def _with_span(self, name: str, request_id: str, headers: Mapping[str, str]) -> Iterator[None]:
-        with request_context(request_id), self._tracer.span(name, headers) as span:
+        with RequestContext(request_id), self._tracer.span(name, headers) as span:
             span.set_attributes({"swan.request_id": request_id})
             yield
 

@@ -74,7 +74,6 @@ class OtlpTracer:
         self._provider = TracerProvider(
             sampler=ParentBased(TraceIdRatioBased(settings.ratio)),
             resource=Resource.create({"service.name": settings.service_name}),
-            shutdown_on_exit=False,
         )
         self._provider.add_span_processor(BatchSpanProcessor(exporter or _otlp_exporter(settings.endpoint)))
         self._tracer = self._provider.get_tracer("swan")

@@ -10,6 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Mount, Route, Router
 
 from service.api import proto
+from service.api.around import Around, nothing_around
 from service.api.auth import AllowAll, Authorizer, Scope
 from service.api.grpc import GrpcApi
 from service.api.grpc_frame import GrpcFrame
@@ -35,10 +36,14 @@ from service.limits import Limits
 
 @dataclass(frozen=True, slots=True)
 class ApiOptions:
-    """base_path: a prefix before every route, "" or like "/base". nan_as_null: NaN in JSON outputs becomes null."""
+    """base_path: a prefix before every route, "" or like "/base". nan_as_null: NaN in JSON outputs becomes null.
+
+    around: surrounds every request and RPC, for logs and traces.
+    """
 
     base_path: str = ""
     nan_as_null: bool = False
+    around: Around = nothing_around
 
 
 class OipApp:
@@ -65,11 +70,11 @@ class OipApp:
             ("GET", "/openapi.json", Scope.HEALTH, self.description.openapi),
             ("GET", "/docs", Scope.HEALTH, self.description.docs),
         ]
-        routes = [*_routes(table, authorize), *_extra(extra_routes, authorize)]
+        routes = [*_routes(table, authorize, options.around), *_extra(extra_routes, authorize, options.around)]
         self.routes = [Mount(options.base_path, routes=routes)] if options.base_path else routes
         self._router = Router(self.routes, redirect_slashes=False, default=_not_found)
         rpcs = GrpcApi(dataplane, limits).rpcs() | StandardServices(dataplane).rpcs()
-        self.grpc = GrpcFrame(rpcs, authorize, limits)
+        self.grpc = GrpcFrame(rpcs, authorize, limits, options.around)
 
     async def asgi(self, scope: Any, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -87,17 +92,19 @@ class OipApp:
             await send({"type": "websocket.close", "code": 1003})
 
 
-def _routes(table: Iterable[RouteRow], authorize: Authorizer) -> list[Route]:
+def _routes(table: Iterable[RouteRow], authorize: Authorizer, around: Around) -> list[Route]:
     by_path: dict[str, dict[str, tuple[Scope, Endpoint]]] = {}
     for method, path, scope, endpoint in table:
         by_path.setdefault(path, {})[method] = (scope, endpoint)
-    return [Route(path, Guarded(endpoints, authorize), methods=list(endpoints)) for path, endpoints in by_path.items()]
-
-
-def _extra(extra_routes: Iterable[ExtraRoute], authorize: Authorizer) -> list[Route]:
     return [
-        Route(extra.path, GuardedApp(extra.handler, extra.scope, authorize), methods=list(extra.methods))
-        for extra in extra_routes
+        Route(path, Guarded(endpoints, authorize, path, around), methods=list(endpoints))
+        for path, endpoints in by_path.items()
+    ]
+
+
+def _extra(extra_routes: Iterable[ExtraRoute], authorize: Authorizer, around: Around) -> list[Route]:
+    return [
+        Route(extra.path, GuardedApp(extra, authorize, around), methods=list(extra.methods)) for extra in extra_routes
     ]
 
 

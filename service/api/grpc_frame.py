@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import grpc
 from google.protobuf.message import DecodeError
 
+from service.api.around import Around, nothing_around
 from service.api.auth import Authorizer, Scope
 from service.api.grpc_codec import CallFacts
 from service.api.http import request_id_of
@@ -44,8 +45,15 @@ class Rpc:
 class GrpcFrame:
     """Runs RPCs by (service, method) on raw bytes."""
 
-    def __init__(self, rpcs: Mapping[tuple[str, str], Rpc], authorize: Authorizer, limits: Limits) -> None:
+    def __init__(
+        self,
+        rpcs: Mapping[tuple[str, str], Rpc],
+        authorize: Authorizer,
+        limits: Limits,
+        around: Around = nothing_around,
+    ) -> None:
         self._rpcs = dict(rpcs)
+        self._around = around
         self._authorize = authorize
         self._limits = limits
 
@@ -56,12 +64,13 @@ class GrpcFrame:
     async def unary(self, service: str, method: str, data: bytes, context: CallContext) -> bytes:
         rpc = self._rpcs[service, method]
         facts = _facts(context)
-        try:
-            self._admit(rpc, facts)
-            answer = await rpc.handler(self._parse(rpc, data), facts)
-        except Exception as error:
-            _fail(context, error, facts.request_id)
-            return b""
+        with self._around(method, facts.request_id, facts.headers):
+            try:
+                self._admit(rpc, facts)
+                answer = await rpc.handler(self._parse(rpc, data), facts)
+            except Exception as error:
+                _fail(context, error, facts.request_id)
+                return b""
         context.finish(None, "", _trailing(facts.request_id))
         return bytes(answer.SerializeToString())
 
@@ -70,13 +79,14 @@ class GrpcFrame:
     ) -> AsyncIterator[bytes]:
         rpc = self._rpcs[service, method]
         facts = _facts(context)
-        try:
-            self._admit(rpc, facts)
-            async for answer in rpc.handler(self._parse_all(rpc, requests), facts):
-                yield bytes(answer.SerializeToString())
-        except Exception as error:
-            _fail(context, error, facts.request_id)
-            return
+        with self._around(method, facts.request_id, facts.headers):
+            try:
+                self._admit(rpc, facts)
+                async for answer in rpc.handler(self._parse_all(rpc, requests), facts):
+                    yield bytes(answer.SerializeToString())
+            except Exception as error:
+                _fail(context, error, facts.request_id)
+                return
         context.finish(None, "", _trailing(facts.request_id))
 
     def _admit(self, rpc: Rpc, facts: CallFacts) -> None:

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import orjson
 
+from service.api.around import Around, nothing_around
 from service.api.auth import Authorizer, Caller, Scope
 from service.api.http_body import Message, Receive, Send
 from service.api.status import Refusal, refusal
@@ -80,8 +81,15 @@ def decode_headers(raw: list[tuple[bytes, bytes]]) -> dict[str, str]:
 class Guarded:
     """One path's endpoints behind the frame, by method; Starlette routes to it as a raw ASGI app."""
 
-    def __init__(self, endpoints: Mapping[str, tuple[Scope, Endpoint]], authorize: Authorizer) -> None:
+    def __init__(
+        self,
+        endpoints: Mapping[str, tuple[Scope, Endpoint]],
+        authorize: Authorizer,
+        path: str = "",
+        around: Around = nothing_around,
+    ) -> None:
         self._endpoints = dict(endpoints)
+        self._path, self._around = path, around
         if "GET" in endpoints:
             self._endpoints["HEAD"] = endpoints["GET"]
         self._authorize = authorize
@@ -90,23 +98,24 @@ class Guarded:
         headers = decode_headers(scope["headers"])
         request_id = request_id_of(headers)
         needed, endpoint = self._endpoints[scope["method"]]
-        try:
-            call = Call(scope["method"], scope["path_params"], headers, receive, request_id)
-            if needed is not Scope.HEALTH:
-                call.caller = self._authorize(headers, needed)
-            answer = await endpoint(call)
-        except Exception as error:
-            answer = error_answer(refusal(error, request_id), request_id)
-        await send_answer(send, answer, request_id)
+        with self._around(self._path, request_id, headers):
+            try:
+                call = Call(scope["method"], scope["path_params"], headers, receive, request_id)
+                if needed is not Scope.HEALTH:
+                    call.caller = self._authorize(headers, needed)
+                answer = await endpoint(call)
+            except Exception as error:
+                answer = error_answer(refusal(error, request_id), request_id)
+            await send_answer(send, answer, request_id)
 
 
 class GuardedApp:
     """Another part's ASGI app behind the same authorization, request id and error table."""
 
-    def __init__(self, app: AsgiApp, scope: Scope, authorize: Authorizer) -> None:
-        self._app = app
-        self._scope = scope
+    def __init__(self, route: ExtraRoute, authorize: Authorizer, around: Around = nothing_around) -> None:
+        self._route = route
         self._authorize = authorize
+        self._around = around
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         headers = decode_headers(scope["headers"])
@@ -120,14 +129,15 @@ class GuardedApp:
                 message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
             await send(message)
 
-        try:
-            if self._scope is not Scope.HEALTH:
-                scope["swan.caller"] = self._authorize(headers, self._scope)
-            await self._app(scope, receive, send_with_id)
-        except Exception as error:
-            answer = error_answer(refusal(error, request_id), request_id)
-            if not started:
-                await send_answer(send, answer, request_id)
+        with self._around(self._route.path, request_id, headers):
+            try:
+                if self._route.scope is not Scope.HEALTH:
+                    scope["swan.caller"] = self._authorize(headers, self._route.scope)
+                await self._route.handler(scope, receive, send_with_id)
+            except Exception as error:
+                answer = error_answer(refusal(error, request_id), request_id)
+                if not started:
+                    await send_answer(send, answer, request_id)
 
 
 def error_answer(refused: Refusal, request_id: str, allow: str = "") -> Answer:

@@ -29,7 +29,7 @@ def test_every_line_of_a_request_carries_its_id_also_from_other_modules_and_task
         log.get("scheduler").info("shed", age_s=0.2)
 
     async def handle(request_id):
-        with log.request_context(request_id, tenant="shop"):
+        with log.RequestContext(request_id):
             await asyncio.create_task(inner())
             logging.getLogger("uvicorn.error").warning("late %s", "client")
             logging.getLogger("service.api.status").error("unexpected")
@@ -41,9 +41,7 @@ def test_every_line_of_a_request_carries_its_id_also_from_other_modules_and_task
     log.get("scheduler").info("idle")
     lines = _lines(stream)
     assert sorted(line["request_id"] for line in lines if line["event"] == "shed") == ["a", "b"]
-    assert all(
-        line["tenant"] == "shop" and line["logger"] == "swan.scheduler" for line in lines if line["event"] == "shed"
-    )
+    assert all(line["logger"] == "swan.scheduler" for line in lines if line["event"] == "shed")
     assert {"late client"} == {line["event"] for line in lines if line["logger"] == "uvicorn.error"}
     assert {line["request_id"] for line in lines if line["event"] == "unexpected"} == {"a", "b"}
     assert "request_id" not in lines[-1]
@@ -87,7 +85,7 @@ def test_the_access_log_keeps_every_failure_and_a_share_of_the_rest(stream):
     none = log.AccessLog(0.0)
     assert not any(none.wanted(failed=False) for _ in range(100))
     assert none.wanted(failed=True)
-    with log.request_context("r1"):
+    with log.RequestContext("r1"):
         access.write(log.Access("m", "1", "ModelFailed", 0.0123, "shop", failed=True), {"reason": "x"})
     (line,) = _lines(stream)
     assert line["latency_ms"] == 12.3 and line["request_id"] == "r1" and line["tenant"] == "shop"
