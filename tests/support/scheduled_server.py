@@ -1,0 +1,68 @@
+"""The protocol app with the real scheduler, law and metrics on real sockets, for one small model."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry
+
+from models.interface import ServableModel
+from service.api.application import OipApp
+from service.api.auth import AllowAll, Scope
+from service.api.http import ExtraRoute
+from service.control.policy import DrainFeasible
+from service.control.profile import ServiceProfile, fit_profile
+from service.dataplane import Dataplane
+from service.metrics import Metrics
+from service.operator_routes import MetricsRoute
+from service.profiler import Effort, measure
+from service.readiness import Readiness
+from service.repository import LiveRepository
+from service.scheduler import Scheduler
+from service.standalone import Address, serve
+from service.worker import ThreadWorkers
+
+
+class OneModel:
+    """A ModelSource of one model."""
+
+    def __init__(self, model: ServableModel) -> None:
+        self._model = model
+
+    def versions(self) -> Mapping[str, Sequence[str]]:
+        return {self._model.spec.name: [self._model.spec.version]}
+
+    def load(self, name: str, version: str) -> ServableModel:
+        return self._model
+
+
+@dataclass(frozen=True)
+class ScheduledServer:
+    address: Address
+    scheduler: Scheduler
+    profile: ServiceProfile
+
+
+@asynccontextmanager
+async def scheduled_server(model: ServableModel, num_workers: int = 1) -> AsyncIterator[ScheduledServer]:
+    """Serve `model` on free ports, profiled on the spot, until the context is left."""
+    registry = CollectorRegistry()
+    metrics = Metrics(registry, [model.spec.default_deadline_s])
+    scheduler = Scheduler(DrainFeasible(), ThreadWorkers(num_workers), metrics)
+
+    profile = fit_profile(measure(model, Effort(0.2))).profile
+
+    async def host(loaded: ServableModel) -> None:
+        scheduler.add_model(loaded, profile)
+
+    repository = LiveRepository(OneModel(model), host, scheduler.remove_model)
+    await repository.load_all()
+    route = ExtraRoute("/metrics", ("GET",), Scope.METRICS, MetricsRoute(scheduler.publish_metrics, registry, None))
+    app = OipApp(Dataplane(repository, scheduler, Readiness()), AllowAll(), extra_routes=(route,))
+    try:
+        async with serve(app) as address:
+            yield ScheduledServer(address, scheduler, profile)
+    finally:
+        scheduler.close()
