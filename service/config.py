@@ -53,7 +53,9 @@ class Settings(BaseSettings):
     admin_enabled: bool = Field(False, description="Offer load, unload and control routes.")
     api_keys_file: Path | None = Field(None, description="File of hashed API keys with scopes; empty = no keys asked.")
 
-    log_format: Literal["human", "json"] = Field("human", description="Shape of log lines.")
+    log_format: Literal["auto", "human", "json"] = Field(
+        "auto", description="Shape of log lines; auto: human on terminals."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe level logged.")
     access_log_sample: float = Field(0.0, ge=0.0, le=1.0, description="Share of requests that get an access log line.")
     otlp_ratio: float = Field(0.01, ge=0.0, le=1.0, description="Share of requests that are traced.")

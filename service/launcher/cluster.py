@@ -39,16 +39,20 @@ class Cluster:
     def start_ray(self, cpus: float) -> None:
         import ray
 
-        ray.init(
-            address="local",
-            num_cpus=cpus,
-            include_dashboard=False,
-            _temp_dir=str(self._directory / "ray"),
-            object_store_memory=OBJECT_STORE_BYTES,
-            log_to_driver=False,
-            logging_level="ERROR",
-            namespace="serve",
-        )
+        try:
+            ray.init(
+                address="local",
+                num_cpus=cpus,
+                include_dashboard=False,
+                _temp_dir=str(self._directory / "ray"),
+                object_store_memory=OBJECT_STORE_BYTES,
+                log_to_driver=False,
+                logging_level="ERROR",
+                namespace="serve",
+            )
+        except Exception as error:
+            self._check_stop()
+            raise CannotStart(f"Ray did not start: {_first_line(error)}") from error
         self._check_stop()
 
     def start_serve(self, file: ServeFile) -> None:

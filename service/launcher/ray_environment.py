@@ -24,6 +24,7 @@ def ray_environment(directory: Path, http_port: int, ha_proxy: bool) -> dict[str
         "RAY_AUTH_MODE": "disabled",  # the dashboard is off and every socket is private or on loopback
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "RAY_worker_niceness": "0",  # the default of 15 leaves replicas only what every other program leaves over
         "RAY_SERVE_ENABLE_HA_PROXY": "1" if ha_proxy else "0",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_ENABLE_DIRECT_INGRESS": "1" if ha_proxy else "0",

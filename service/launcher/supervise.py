@@ -11,6 +11,7 @@ import ctypes
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 from types import FrameType
 
@@ -50,6 +51,8 @@ def _become(run: Callable[[], int], parent: int) -> None:
         _prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() == parent:  # else the parent died before it could be watched
             code = run()
+    except BaseException:
+        traceback.print_exc()  # to the log file that the crash report names
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -40,8 +41,15 @@ class RunningService:
         return self.output_path.read_text()
 
     def wait_ready(self) -> None:
+        self.wait_for("Ready after")
+
+    def wait_greeted(self) -> None:
+        """Until all that is printed at the start has been printed."""
+        self.wait_for("Ctrl-C drains")
+
+    def wait_for(self, text: str) -> None:
         deadline = time.monotonic() + START_LIMIT_S
-        while "Ready after" not in self.output:
+        while text not in self.output:
             if self.process.poll() is not None or time.monotonic() > deadline:
                 raise AssertionError(f"the service did not become ready:\n{self.output}")
             time.sleep(0.1)
@@ -49,6 +57,15 @@ class RunningService:
     def processes(self) -> list[psutil.Process]:
         parent = psutil.Process(self.process.pid)
         return [parent, *parent.children(recursive=True)]
+
+    def named(self, prefix: str) -> list[psutil.Process]:
+        """Its processes whose name begins so; those that end meanwhile are left out."""
+        found = []
+        for process in self.processes():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if process.name().startswith(prefix):
+                    found.append(process)
+        return found
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         if self.process.poll() is None:

@@ -37,8 +37,7 @@ def test_both_protocols_reach_the_replica_through_one_hop(echo: RunningService) 
     with tritonclient.grpc.InferenceServerClient(echo.grpc) as client:
         assert client.is_server_live()
         assert client.is_server_ready()
-    processes = {process.name() for process in echo.processes()}
-    assert "haproxy" in processes, processes
+    assert echo.named("haproxy")
 
 
 def test_bytes_travel_unchanged(echo: RunningService) -> None:

@@ -14,11 +14,13 @@ import pytest
 import tritonclient.grpc.aio
 import tritonclient.http.aio
 
+from service.api.auth import Scope
 from service.app import start_replica
 from service.config import InvalidSetting, Settings
 from service.coordinator import Coordinator, follow
 from service.errors import ModelFailed
 from service.replica import ServiceReplica
+from service.security import KeyRing, create
 from service.standalone import Address, serve
 from tests.support.import_package import write_package
 
@@ -28,7 +30,8 @@ async def running(tmp_path: Path, **settings: Any) -> AsyncIterator[tuple[Servic
     repository = tmp_path / "models"
     if not repository.exists():
         write_package(repository)
-    chosen = Settings.load({"models_dir": repository, "profile_cache_dir": tmp_path / "cache", **settings})
+    profiles = tmp_path.parent / "profiles"  # of the whole session: measured once
+    chosen = Settings.load({"models_dir": repository, "profile_cache_dir": profiles, **settings})
     coordinator = Coordinator()
     replica = await start_replica(chosen, coordinator)
     following = asyncio.create_task(follow(coordinator, replica.steer))
@@ -81,6 +84,26 @@ async def test_the_admin_plane_is_closed_by_default(tmp_path: Path) -> None:
     async with running(tmp_path) as (_, address, _coordinator), http(address) as client:
         assert (await client.post("/v2/control", json={"mode": "freeze"})).status_code == 403
         assert (await client.post("/v2/repository/models/identity/unload")).status_code == 403
+
+
+async def test_api_keys_guard_every_plane(tmp_path: Path) -> None:
+    secret, key = create("reader", [Scope.INFER])
+    keys = tmp_path / "keys.json"
+    KeyRing([key]).save(keys)
+    async with running(tmp_path, api_keys_file=keys) as (_, address, _coordinator), http(address) as client:
+        assert (await client.get("/v2/models/identity")).status_code == 401
+        client.headers["x-api-key"] = secret
+        assert (await client.get("/v2/models/identity")).status_code == 200
+        assert (await client.get("/v2/control")).status_code == 403
+        assert (await client.get("/metrics")).status_code == 403
+
+
+async def test_the_console_is_served(tmp_path: Path) -> None:
+    async with running(tmp_path) as (_, address, _coordinator), http(address) as client:
+        assert (await client.get("/")).headers["content-type"].startswith("text/html")
+        overview = (await client.get("/console/overview")).json()
+        assert "identity" in str(overview)
+        assert (await client.get("/console/live")).status_code == 200
 
 
 async def test_models_are_unloaded_and_loaded_while_serving(tmp_path: Path) -> None:
