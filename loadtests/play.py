@@ -106,7 +106,7 @@ async def play(
 
 def set_policy(policy: str, options: Options) -> None:
     if options.control is not None:
-        options.control({"model": options.model, **SETPOINTS[policy]})
+        options.control(SETPOINTS[policy])
 
 
 async def unit_capacity(scenario: Scenario, session: Session, deadline_s: float, say: Say) -> Capacity:

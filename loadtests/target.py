@@ -57,10 +57,11 @@ def free_port() -> int:
 @contextlib.contextmanager
 def started(folder: Path, arguments: Sequence[str] = (), env: Mapping[str, str] | None = None) -> Iterator[Target]:
     """`swan serve` on free ports, with an admin plane only this test has the key of; stopped and reaped at the end."""
-    from service.security import KeyRing, KeyScope, create
+
+    from service.security import GRANTED, KeyRing, create
 
     port, grpc_port = free_port(), free_port()
-    credential, key = create("loadtest", list(KeyScope))
+    credential, key = create("loadtest", GRANTED)
     keys = folder / "keys.json"
     KeyRing([key]).save(keys)
     command = [sys.executable, "-m", "service.cli", "serve", "--host", "127.0.0.1", "--port", str(port)]
