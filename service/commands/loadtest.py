@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from loadtests.play import Played
     from loadtests.target import Target
 
-SPECIAL = ("capacity", "replica-kill")
+CHAOS = ("replica-kill", "rolling-update")
+SPECIAL = ("capacity", *CHAOS)
 
 app = typer.Typer(add_completion=False)
 
@@ -45,7 +46,8 @@ def command(
     """Play a scenario: capacity first, then blocks of each policy, shuffled; latency counts from the intended send.
 
     smoke, step, spike, bursts, overload, mixed-deadlines, soak: traffic in multiples of the measured capacity.
-    capacity: the highest rate within the SLO. replica-kill: SIGKILL one of two replicas under load.
+    capacity: the highest rate within the SLO. replica-kill, rolling-update: one of two replicas is
+    killed, or both are replaced one after the other, under load.
     """
     from loadtests.scenarios import SCENARIOS
     from loadtests.target import Target, TargetError, started
@@ -62,7 +64,7 @@ def command(
             return
         with tempfile.TemporaryDirectory() as folder:
             console.print("starting a service for the test ...")
-            replicas = ("--replicas", "2") if scenario == "replica-kill" else ()
+            replicas = ("--replicas", "2") if scenario in CHAOS else ()
             with started(Path(folder), replicas) as target:
                 yield target
 
@@ -70,8 +72,8 @@ def command(
         with service() as target:
             if scenario == "capacity":
                 asyncio.run(_capacity(target, model, protocol, deadline_ms, console))
-            elif scenario == "replica-kill":
-                asyncio.run(_replica_kill(target, model, protocol, deadline_ms, console))
+            elif scenario in CHAOS:
+                asyncio.run(_disturb(scenario, target, (model, protocol, deadline_ms), console))
             else:
                 asyncio.run(_play(scenario, target, (model, protocol, deadline_ms, rounds, seed), report, console))
     except (TargetError, RuntimeError, ValueError) as problem:
@@ -137,30 +139,30 @@ async def _capacity(target: Target, model: str, protocol: str, deadline_ms: floa
     console.print(table)
 
 
-async def _replica_kill(target: Target, model: str, protocol: str, deadline_ms: float | None, console: Console) -> None:
+async def _disturb(what: str, target: Target, options: tuple[str, str, float | None], console: Console) -> None:
     from loadtests.capacity import measure
-    from loadtests.chaos import kill_one_replica
+    from loadtests.chaos import disturb
     from loadtests.play import unloaded_deadline_s
     from loadtests.session import Variant, service_session
 
     if target.pid is None:
-        raise ValueError("replica-kill starts a service of its own: leave out --url")
+        raise ValueError(f"{what} starts a service of its own: leave out --url")
+    model, protocol, deadline_ms = options
     session = service_session(target, model, protocol)
     await session.reference()
     deadline_s = deadline_ms / 1e3 if deadline_ms else await unloaded_deadline_s(session)
     capacity = await measure(session, Variant(deadline_s, {"quality": "full"}), console.print)
     console.print(f"half of the full-budget capacity: {0.5 * capacity.rate:.0f}/s on two replicas")
-    killed = await kill_one_replica(session, target.pid, 0.5 * capacity.rate, Variant(deadline_s, {}), console.print)
-    table = Table(
-        "requests", "on time", "late", "errors", "without an answer", "last trouble after the kill", "replaced"
-    )
+    rate, variant = 0.5 * capacity.rate, Variant(deadline_s, {})
+    found = await disturb(session, target.pid, rate, variant, what, console.print)
+    table = Table("requests", "on time", "late", "errors", "without an answer", "last trouble after", "replaced")
     table.add_row(
-        str(killed.summary.requests),
-        f"{killed.summary.on_time_ratio:.2%}",
-        f"{killed.summary.late_ratio:.2%}",
-        str(killed.failed),
-        str(killed.unanswered),
-        f"{killed.recovered_after_s:.1f} s",
-        "yes" if killed.replaced else "no",
+        str(found.summary.requests),
+        f"{found.summary.on_time_ratio:.2%}",
+        f"{found.summary.late_ratio:.2%}",
+        str(found.failed),
+        str(found.unanswered),
+        f"{found.recovered_after_s:.1f} s",
+        "yes" if found.replaced else "no",
     )
     console.print(table)

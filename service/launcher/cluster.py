@@ -102,6 +102,13 @@ class Cluster:
                 time.sleep(POLL_S)
         raise ProxyFailed(f"the ingress proxy does not answer at {url}")
 
+    def roll(self, file: ServeFile) -> None:
+        """Deploy the file anew; replicas whose actor options changed are replaced while the others answer."""
+        from ray.serve.schema import ServeDeploySchema
+
+        self._client.deploy_apps(parse_schema(file, ServeDeploySchema))
+        self.wait_until_running(str(file.application["name"]), lambda status: None)
+
     def drain(self, application: str) -> None:
         """Stop taking requests and answer those in flight, within the deployment's graceful_shutdown_timeout_s."""
         self._client.delete_apps([application], blocking=True)

@@ -33,15 +33,21 @@ SYSTEM_CPUS = 1  # logical CPUs beyond the replicas', so that a rolling update f
 
 
 class Signals:
-    """Turns SIGINT and SIGTERM into a flag; a second one ends the wait for requests in flight."""
+    """SIGINT and SIGTERM as a flag; a second one ends the wait for requests in flight. SIGHUP asks for a roll."""
 
     def __init__(self) -> None:
         self._count = 0
+        self._roll = False
         self._event = threading.Event()
 
     def install(self) -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._receive)
+        signal.signal(signal.SIGHUP, self._receive_roll)
+
+    def _receive_roll(self, number: int, frame: FrameType | None) -> None:
+        self._roll = True
+        self._event.set()
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         self._count += 1
@@ -50,10 +56,14 @@ class Signals:
             raise StopRequested
 
     def requested(self) -> bool:
-        return self._event.is_set()
+        return self._count > 0
 
-    def wait(self) -> None:
+    def wait(self) -> bool:
+        """Until a signal: True when the replicas are to be rolled, False when the service is to end."""
         self._event.wait()
+        self._event.clear()
+        roll, self._roll = self._roll, False
+        return roll and not self.requested()
 
 
 def serve(plan: Plan, console: Console) -> int:
@@ -147,7 +157,11 @@ def _live(plan: Plan, console: Console, directory: Path, ha_proxy: bool) -> int:
     cluster = Cluster(directory, environment, signals.requested)
     try:
         _start(plan, console, signals, cluster)
-        signals.wait()
+        generation = 0
+        while signals.wait():
+            generation += 1
+            with _step(console, "Replacing the replicas one after the other, with the models as they are on disk now"):
+                cluster.roll(plan.file.of_generation(generation))
         with _step(console, "Draining: answering what is in flight"):
             cluster.drain(str(plan.file.application["name"]))
     except (StopRequested, SystemExit):  # Ray exits from its own signal handler until ours is back in place

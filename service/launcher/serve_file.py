@@ -13,6 +13,7 @@ import yaml
 from service.config import InvalidSetting
 
 FILE_NAME = "serve-config.yaml"
+GENERATION_VARIABLE = "SERVE_GENERATION"
 
 
 def default_path() -> Path:
@@ -78,6 +79,14 @@ class ServeFile:
     @property
     def cpus_per_replica(self) -> float:
         return float(self.deployment.get("ray_actor_options", {}).get("num_cpus", 1))
+
+    def of_generation(self, generation: int) -> ServeFile:
+        """A copy that Ray Serve takes for a new version: nothing differs but a marker that replicas do not read."""
+        content = copy.deepcopy(dict(self.content))
+        options = content["applications"][0]["deployments"][0].setdefault("ray_actor_options", {})
+        environment = options.setdefault("runtime_env", {}).setdefault("env_vars", {})
+        environment[GENERATION_VARIABLE] = str(generation)
+        return ServeFile(content)
 
     def patched(
         self,

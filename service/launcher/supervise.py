@@ -24,7 +24,7 @@ CRASHED = 70  # EX_SOFTWARE
 
 
 def supervise(run: Callable[[], int]) -> int:
-    """Fork, run `run` in the child, pass SIGINT and SIGTERM on, end what it left. Returns its exit code.
+    """Fork, run `run` in the child, pass SIGINT, SIGTERM and SIGHUP on, end what it left. Returns its exit code.
 
     NOTE: forks, so call it before any thread is started. A child that was killed by a signal gives CRASHED.
     """
@@ -34,7 +34,7 @@ def supervise(run: Callable[[], int]) -> int:
     child = os.fork()
     if child == 0:
         _become(run, parent)
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _forward_to(child))
     try:
         _, status = os.waitpid(child, 0)
