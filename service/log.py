@@ -56,7 +56,7 @@ def configure(level: str = "info", log_format: LogFormat = LogFormat.AUTO, strea
     for name in OWN_LOGGERS:
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
-        logger.setLevel(number)
+        logger.setLevel(max(number, logging.WARNING) if name == "uvicorn" else number)  # its start is not news
 
 
 def _shared_processors(human: bool) -> list[Processor]:

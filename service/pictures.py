@@ -13,6 +13,7 @@ from rich.style import Style
 
 Pixels = NDArray[np.uint8]
 MAX_SOURCE_PIXELS = 64_000_000
+SHADES = " ░▒▓█"
 
 
 class PictureError(Exception):
@@ -48,6 +49,15 @@ def light_ground(pixels: Pixels) -> bool:
     grey = pixels.mean(axis=0)
     border = np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]])
     return bool(np.median(border) > 127)
+
+
+def shades(pixels: Pixels) -> str:
+    """The picture for terminals and files without colour: one character for two rows, darker to lighter."""
+    grey = pixels.mean(axis=0)
+    if len(grey) % 2:
+        grey = np.concatenate([grey, np.zeros((1, grey.shape[1]))])
+    levels = (grey.reshape(-1, 2, grey.shape[1]).mean(axis=1) / 256 * len(SHADES)).astype(int)
+    return "\n".join("".join(SHADES[level] for level in row) for row in levels)
 
 
 def half_blocks(pixels: Pixels) -> Segments:

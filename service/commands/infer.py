@@ -9,7 +9,6 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 from numpy.typing import NDArray
-from rich.columns import Columns
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 
@@ -17,11 +16,11 @@ from models.interface import Arrays, ModelSpec
 from service.client import Answer, Client, ClientError, Target
 from service.console.inputs import form_of
 from service.console.views import classes as confidences
-from service.pictures import PictureError, half_blocks, light_ground, read_picture
+from service.pictures import PictureError, half_blocks, light_ground, read_picture, shades
 
-app = typer.Typer(help=__doc__)
+app = typer.Typer(add_completion=False)
 
-BAR_CELLS = 24
+BAR_CELLS = 18
 
 
 @app.command()
@@ -51,8 +50,13 @@ def infer(
         typer.echo(json.dumps(_as_json(answer, top)))
         return
     shown = Group(_result(answer, top), "", _cost(answer.parameters))
-    console.print(Columns([half_blocks(picture), shown], padding=(0, 3)) if picture is not None else shown)
-    if picture is not None and light_ground(picture):
+    if picture is None:
+        console.print(shown)
+        return
+    side_by_side = Table.grid(padding=(0, 2))
+    side_by_side.add_row(half_blocks(picture) if console.color_system else shades(picture), shown)
+    console.print(side_by_side)
+    if light_ground(picture):
         console.print("[dim]The ground is light; models trained on light-on-dark pictures want --invert.[/]")
 
 
@@ -134,7 +138,7 @@ def _cost(parameters: Any) -> Table:
         table.add_row("units that ran", f"{100 * float(found['quality_activity']):.1f} %")
     if found.get("compute_macs_dense"):
         macs, dense = int(found["compute_macs"]), int(found["compute_macs_dense"])
-        table.add_row("MACs", f"{macs:,} of {dense:,} dense ({100 * macs / dense:.1f} %)")
+        table.add_row("MACs", f"{macs:,} of {dense:,} ({100 * macs / dense:.1f} %)")
     if "quality_expected" in found:
         table.add_row("expected quality", f"{float(found['quality_expected']):.4f}")
     if "queue_us" in found:

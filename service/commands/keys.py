@@ -14,7 +14,7 @@ from rich.table import Table
 from service.api.auth import Scope
 from service.security import KeyFileError, KeyRing, create
 
-app = typer.Typer(no_args_is_help=True, help=__doc__)
+app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
 
 KeyFile = Annotated[Path, typer.Option("--file", help="The key file; `swan serve` reads it from SWAN_API_KEYS_FILE.")]
 DEFAULT_FILE = Path("swan-keys.json")

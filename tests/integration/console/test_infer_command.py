@@ -42,8 +42,8 @@ def _run(*arguments, key=KEY):
 def test_a_picture_gives_classes_bars_and_its_cost(url, trouser):
     result = _run("tiny-fashion", "--file", str(trouser), "--url", url, "--budget", "0.5")
     assert result.exit_code == 0, result.output
-    assert "▀" in result.output and "Trouser" in result.output and "█" in result.output
-    assert "0.50 (request)" in result.output and "dense" in result.output
+    assert "▓" in result.output and "Trouser" in result.output and "█" in result.output
+    assert "0.50 (request)" in result.output and "units that ran" in result.output
 
 
 def test_json_is_for_programs(url, trouser):

@@ -6,7 +6,7 @@ from PIL import Image
 from rich.console import Console
 
 from service.client import ClientError, Target
-from service.pictures import PictureError, half_blocks, light_ground, read_picture
+from service.pictures import PictureError, half_blocks, light_ground, read_picture, shades
 
 
 def _save(path, pixels, mode=None):
@@ -81,3 +81,9 @@ def test_a_url_says_protocol_and_address(url, address, grpc, secure):
 def test_another_url_is_refused(url):
     with pytest.raises(ClientError, match="expected http"):
         Target.parse(url)
+
+
+def test_shades_need_no_colour():
+    pixels = np.zeros((1, 3, 4), np.uint8)
+    pixels[0, :2, 1] = 255
+    assert shades(pixels) == " █  \n    "
