@@ -14,7 +14,11 @@ from rich.table import Table
 from service.api.auth import Scope
 from service.security import KeyFileError, KeyRing, create
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    help="Create, list and revoke API keys; a running service picks the change up within a second.",
+)
 
 KeyFile = Annotated[Path, typer.Option("--file", help="The key file; `swan serve` reads it from SWAN_API_KEYS_FILE.")]
 DEFAULT_FILE = Path("swan-keys.json")
