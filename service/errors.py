@@ -53,7 +53,7 @@ class NotOffered(ServiceError): ...
 
 
 class Overloaded(ServiceError):
-    """Refused before any work. reason: admission | queue_full | floor | deadline | quota | draining."""
+    """Refused before any work. reason: admission | queue_full | floor | deadline | quota | draining | memory."""
 
     def __init__(self, message: str, retry_after_s: float = 1.0, reason: str = "admission") -> None:
         super().__init__(message)

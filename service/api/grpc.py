@@ -9,6 +9,7 @@ from google.protobuf import json_format
 
 from service.api import grpc_codec, proto
 from service.api.auth import Scope
+from service.api.buffers import off_loop
 from service.api.grpc_codec import CallFacts
 from service.api.grpc_frame import Rpc
 from service.api.grpc_stream import InferStream
@@ -56,8 +57,10 @@ class GrpcApi:
         return rpcs
 
     async def model_infer(self, message: Any, facts: CallFacts) -> Any:
-        request = grpc_codec.decode(message, facts, self._limits)
-        return grpc_codec.encode(await self._dataplane.infer(request))
+        request = await off_loop(_size(message), grpc_codec.decode, message, facts, self._limits)
+        response = await self._dataplane.infer(request)
+        size = sum(output.array.nbytes for output in response.outputs)
+        return await off_loop(size, grpc_codec.encode, response)
 
     async def model_stream_infer(self, messages: AsyncIterator[Any], facts: CallFacts) -> AsyncIterator[Any]:
         stream = InferStream(self.model_infer, facts, self._limits.max_stream_requests)
@@ -134,6 +137,12 @@ class GrpcApi:
         for key, value in self._dataplane.update_log_settings(wanted).items():
             _set_log_value(answer.settings[key], value)
         return answer
+
+
+def _size(message: Any) -> int:
+    """Bytes of tensor data, near enough: raw contents, or typed ones by the whole message."""
+    raws = message.raw_input_contents
+    return sum(len(raw) for raw in raws) if raws else int(message.ByteSize())
 
 
 def _request_name(rpc: str) -> str:

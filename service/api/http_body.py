@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
+from service.api.buffers import Hold, off_loop
 from service.errors import Cancelled, InvalidRequest, PayloadTooLarge, RequestTooSlow, UnsupportedEncoding
 from service.limits import Limits
 
@@ -16,13 +17,16 @@ Send = Callable[[Message], Awaitable[None]]
 
 _RATIO_FROM_BYTES = 1 << 20
 _INFLATE_STEP_BYTES = 1 << 18
-_THREAD_FROM_BYTES = 1 << 18  # beyond this, (de)compressing takes over a millisecond and leaves the event loop
+_EXPECTED_RATIO = 8
 _WINDOW_BITS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 _LEVEL = 1  # tensors compress badly: the fastest level saves nearly as much
 
 
-async def read_body(receive: Receive, headers: Mapping[str, str], limits: Limits) -> bytes:
-    """The decompressed body. Raises PayloadTooLarge, RequestTooSlow, UnsupportedEncoding, InvalidRequest, Cancelled."""
+async def read_body(receive: Receive, headers: Mapping[str, str], limits: Limits, hold: Hold | None = None) -> bytes:
+    """The decompressed body, its bytes counted in `hold`.
+
+    Raises PayloadTooLarge, RequestTooSlow, UnsupportedEncoding, InvalidRequest, Overloaded or Cancelled.
+    """
     encoding = headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ("identity", "", *_WINDOW_BITS):
         raise UnsupportedEncoding(f"content-encoding {encoding[:32]!r} is not offered; use gzip, deflate or none")
@@ -31,16 +35,17 @@ async def read_body(receive: Receive, headers: Mapping[str, str], limits: Limits
         raise InvalidRequest("header 'Content-Length': expected digits")
     if len(declared) > 18 or int(declared) > limits.max_body_bytes:
         raise _too_large(limits)
-    body = await _read(receive, limits)
+    body = await _read(receive, limits, hold)
     if encoding not in _WINDOW_BITS:
         return body
-    if len(body) < _THREAD_FROM_BYTES // 8:
-        return inflate(body, encoding, limits)
-    return await asyncio.to_thread(inflate, body, encoding, limits)
+    inflated = await off_loop(len(body) * _EXPECTED_RATIO, inflate, body, encoding, limits)
+    if hold is not None:
+        hold.add(len(inflated))
+    return inflated
 
 
-async def _read(receive: Receive, limits: Limits) -> bytes:
-    message = await _next(receive, limits)
+async def _read(receive: Receive, limits: Limits, hold: Hold | None) -> bytes:
+    message = await _next(receive, limits, hold)
     body: bytes = message.get("body", b"")
     if not message.get("more_body", False):
         if len(body) > limits.max_body_bytes:
@@ -48,7 +53,7 @@ async def _read(receive: Receive, limits: Limits) -> bytes:
         return body
     parts, size = [body], len(body)
     while message.get("more_body", False):
-        message = await _next(receive, limits)
+        message = await _next(receive, limits, hold)
         part = message.get("body", b"")
         parts.append(part)
         size += len(part)
@@ -59,7 +64,7 @@ async def _read(receive: Receive, limits: Limits) -> bytes:
     return b"".join(parts)
 
 
-async def _next(receive: Receive, limits: Limits) -> Message:
+async def _next(receive: Receive, limits: Limits, hold: Hold | None) -> Message:
     try:
         async with asyncio.timeout(limits.body_timeout_s):
             message = await receive()
@@ -67,6 +72,8 @@ async def _next(receive: Receive, limits: Limits) -> Message:
         raise RequestTooSlow(f"no data for {limits.body_timeout_s:g} s inside the body") from None
     if message["type"] == "http.disconnect":
         raise Cancelled("the client went away")
+    if hold is not None:
+        hold.add(len(message.get("body", b"")))
     return message
 
 
@@ -123,9 +130,7 @@ def _weight(parameters: str) -> float:
 
 
 async def compress(body: bytes, encoding: str) -> bytes:
-    if len(body) < _THREAD_FROM_BYTES:
-        return _deflate(body, encoding)
-    return await asyncio.to_thread(_deflate, body, encoding)
+    return await off_loop(len(body), _deflate, body, encoding)
 
 
 def _deflate(body: bytes, encoding: str) -> bytes:

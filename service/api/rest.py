@@ -10,6 +10,7 @@ import orjson
 
 from service.api import rest_codec
 from service.api.auth import Scope
+from service.api.buffers import Buffers, off_loop
 from service.api.disconnect import CancelOnDisconnect
 from service.api.http import JSON, Answer, Call, Endpoint
 from service.api.http_body import accepted_encoding, compress, read_body
@@ -33,6 +34,7 @@ class RestApi:
         self._dataplane = dataplane
         self._limits = limits
         self._nan_as_null = nan_as_null
+        self._buffers = Buffers(limits.max_buffered_bytes)
         identity = dataplane.identity
         self._server = _json({"name": identity.name, "version": identity.version, "extensions": EXTENSIONS})
 
@@ -79,13 +81,13 @@ class RestApi:
 
     async def infer(self, call: Call) -> Answer:
         arrival_s = time.monotonic()
+        with self._buffers.hold() as hold:
+            body = await read_body(call.receive, call.headers, self._limits, hold)
+            return await self._infer(call, body, arrival_s)
+
+    async def _infer(self, call: Call, body: bytes, arrival_s: float) -> Answer:
         model, version = _model(call)
-        body = await read_body(call.receive, call.headers, self._limits)
-        length = rest_codec.header_length(call.headers.get(rest_codec.LENGTH_HEADER), len(body))
-        if length == 0:
-            decoded = rest_codec.decode_raw(body, self._dataplane.spec(model, version), self._limits)
-        else:
-            decoded = rest_codec.decode(body, length, self._limits)
+        decoded = await self._decode(call, model, version, body)
         request = InferRequest(
             model=model,
             version=version,
@@ -101,9 +103,17 @@ class RestApi:
         )
         with CancelOnDisconnect(call.receive):
             response = await self._dataplane.infer(request)
-        pieces, json_length = rest_codec.encode(response, decoded, self._nan_as_null)
+        size = sum(output.array.nbytes for output in response.outputs)
+        pieces, json_length = await off_loop(size, rest_codec.encode, response, decoded, self._nan_as_null)
         headers = ((b"server-timing", server_timing(response.parameters).encode()),)
         return await self._framed(call, pieces, json_length, headers)
+
+    async def _decode(self, call: Call, model: str, version: str, body: bytes) -> rest_codec.DecodedBody:
+        length = rest_codec.header_length(call.headers.get(rest_codec.LENGTH_HEADER), len(body))
+        if length == 0:
+            spec = self._dataplane.spec(model, version)
+            return await off_loop(len(body), rest_codec.decode_raw, body, spec, self._limits)
+        return await off_loop(len(body), rest_codec.decode, body, length, self._limits)
 
     async def _framed(
         self, call: Call, pieces: list[bytes], json_length: int | None, headers: tuple[tuple[bytes, bytes], ...]
