@@ -169,7 +169,8 @@ class Dispatcher:
         for entry, answer in zip(running.entries, result.answers, strict=True):
             if entry.future.done():  # cancelled while it ran: the answer is thrown away
                 hosted.metrics.count_cancelled(entry.label)
-                hosted.leave()
+                reports = answer.reports if isinstance(answer, Answer) else ()
+                entry.close(sum(report.macs for report in reports))
             elif isinstance(answer, Answer):
                 completion = _completion(entry, answer, running, result.compute_s, now)
                 entry.answer(completion)

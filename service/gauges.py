@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from service.control.types import Policy
+from service.demand import UTILISATION, workers_needed
 from service.hosted import HostedModel
 from service.model_metrics import ControllerState
 from swan_runtime.report import ComputeReport
@@ -17,8 +19,9 @@ PERIOD_S = 0.1
 class GaugePublisher:
     """Metrics are only read by scrapes, so bringing them up to date with every request would be waste."""
 
-    def __init__(self, policy: Policy, models: Mapping[str, HostedModel]) -> None:
+    def __init__(self, policy: Policy, models: Mapping[str, HostedModel], num_workers: int) -> None:
         self._policy = policy
+        self._num_workers = num_workers
         self._models = models
         self._handle: asyncio.TimerHandle | None = None
         self._touched = False
@@ -36,9 +39,11 @@ class GaugePublisher:
 
     def publish(self) -> None:
         """Set every gauge now."""
+        busy = workers_needed(self._policy, self._models) / (UTILISATION * self._num_workers)
+        desired = float(max(1, math.ceil(busy)))
         for hosted in self._models.values():
             hosted.metrics.publish()
-            hosted.metrics.set_controller(self._state(hosted))
+            hosted.metrics.set_controller(self._state(hosted, desired))
             hosted.metrics.set_pending(hosted.num_pending)
             if hosted.last_reports:
                 hosted.metrics.set_layers(layer_activity(hosted.last_reports))
@@ -50,7 +55,7 @@ class GaugePublisher:
             self._touched = False
             self._handle = asyncio.get_running_loop().call_later(PERIOD_S, self._tick)
 
-    def _state(self, hosted: HostedModel) -> ControllerState:
+    def _state(self, hosted: HostedModel, desired: float) -> ControllerState:
         state = self._policy.state(hosted.key)
         budget = hosted.decided_budget  # in shadow mode, what would have been served
         edge = "floor" if budget <= hosted.low < hosted.high else "ceiling" if budget >= hosted.high else ""
@@ -66,6 +71,7 @@ class GaugePublisher:
             arrival_rate=state.arrival_rate,
             saturated=edge,
             mode=hosted.mode,
+            desired_replicas=desired,
         )
 
 

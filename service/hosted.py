@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from models.interface import ServableModel
@@ -14,6 +15,7 @@ from service.coordinator import Mode, SetPoints
 from service.errors import Overloaded, ServiceError
 from service.model_metrics import ModelMetrics
 from service.types import Completion, DeadlinePolicy, LimitedBy, Quality, Work
+from swan_runtime.budget import BudgetPoint
 from swan_runtime.report import ComputeReport
 
 log = logging.getLogger(__name__)
@@ -46,6 +48,7 @@ class Entry:
     due_s: float  # the client's deadline; item.deadline_s may be a later one that the policy plans with
     dispatched_s: float = 0.0
     budget: float = 1.0
+    settle: Callable[[float], None] | None = None  # told the MACs that were spent, where tenants pay for them
 
     @property
     def label(self) -> str:
@@ -53,12 +56,18 @@ class Entry:
 
     def answer(self, completion: Completion) -> None:
         self.future.set_result(completion)
-        self.hosted.leave()
+        self.close(completion.macs if self.settle else 0.0)
 
     def fail(self, error: ServiceError) -> None:
         if not self.future.done():
             self.future.set_exception(error)
+        self.close()
+
+    def close(self, spent_macs: float = 0.0) -> None:
+        """The request has ended, in whichever way."""
         self.hosted.leave()
+        if self.settle is not None:
+            self.settle(spent_macs)
 
 
 class HostedModel:
@@ -81,7 +90,7 @@ class HostedModel:
         self._slow_batches = 0
         self.last_reports: tuple[ComputeReport, ...] = ()
         self._frozen_at = self.highest
-        self._qualities: dict[float, float] = {}
+        self._points: dict[float, BudgetPoint] = {}
         self.adaptive = True
         self.mode = Mode.AUTO
         self.obey(SetPoints())
@@ -166,7 +175,7 @@ class HostedModel:
         return min(max(budget, self.lowest), self.highest)
 
     def watch(self, predicted_s: float, actual_s: float) -> None:
-        """Notice when the profile has lost touch: every batch of a long row is far slower than predicted."""
+        """Notice when the profile has lost touch: batch after batch is far slower than predicted."""
         was_distrusted = self.distrusted
         far_slower = actual_s >= FAR_SLOWER * predicted_s > 0.0
         self._slow_batches = self._slow_batches + 1 if far_slower else 0
@@ -181,19 +190,30 @@ class HostedModel:
 
     def quality_at(self, budget: float) -> float | None:
         """Expected quality from the calibration table; None for a model without one."""
-        if self.model.table is None:
-            return None
-        found = self._qualities.get(budget)
-        if found is None:
-            if len(self._qualities) >= REMEMBERED_BUDGETS:
-                self._qualities.clear()
-            found = self._qualities[budget] = self.model.table.expected_quality(budget)
-        return found
+        point = self._point(budget)
+        return point.quality if point else None
 
     def threshold_at(self, budget: float) -> float:
         """The first gated layer's score threshold at `budget`; 0 for a model without gates."""
-        table = self.model.table
-        return next(iter(table.at(budget).thresholds.values()), 0.0) if table else 0.0
+        point = self._point(budget)
+        return next(iter(point.thresholds.values()), 0.0) if point else 0.0
+
+    def expected_macs(self, item: QueuedItem) -> float:
+        """What the request will probably cost, at the budget of the last dispatch."""
+        point = self._point(self.served(item.clip(self.last_budget)))
+        if point is not None:
+            return point.macs_mean * item.rows
+        return float(sum(report.macs for report in self.last_reports[:1]) * item.rows)
+
+    def _point(self, budget: float) -> BudgetPoint | None:
+        if self.model.table is None:
+            return None
+        found = self._points.get(budget)
+        if found is None:
+            if len(self._points) >= REMEMBERED_BUDGETS:
+                self._points.clear()
+            found = self._points[budget] = self.model.table.at(budget)
+        return found
 
 
 def shape_group(work: Work) -> object:

@@ -14,6 +14,8 @@ from prometheus_client import Histogram
 
 from service.metrics import MODES, Metrics, Outcome
 
+NOT_LOAD = frozenset({"quota", "draining"})
+
 
 @dataclass(frozen=True, slots=True)
 class ControllerState:
@@ -69,6 +71,7 @@ class ModelMetrics:
         self._decisions: list[float] = []
         self._outcomes: Tally[tuple[str, Outcome]] = Tally()
         self._sheds: Tally[str] = Tally()
+        self.num_shed_by_load = 0
         self.publish()  # so that every series of the model is there, at zero, before its first request
 
     def count_batch(self, cost: BatchCost) -> None:
@@ -80,6 +83,7 @@ class ModelMetrics:
     def count_shed(self, priority: str, reason: str) -> None:
         """Refused or dropped: it missed its objective. reason: a ShedReason or `draining`."""
         self._sheds[reason] += 1
+        self.num_shed_by_load += reason not in NOT_LOAD
         self._outcomes[priority, Outcome.SHED] += 1
 
     def count_error(self, priority: str) -> None:

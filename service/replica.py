@@ -65,7 +65,7 @@ class ServiceReplica:
             raise RuntimeError("a batch has been running for too long: the replica must be replaced")
 
     def autoscaling_stats(self) -> dict[str, float]:
-        return {"pending_requests": float(self._parts.scheduler.num_pending)}
+        return self._parts.scheduler.demand()
 
     async def close(self) -> None:
         """Answer what is in work, then end the worker threads."""

@@ -11,11 +11,13 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from models.interface import ServableModel
 from service.control.profile import ServiceProfile
 from service.control.types import Policy, QueuedItem, ShedReason
 from service.coordinator import Mode, SetPoints
+from service.demand import DemandReport
 from service.dispatcher import Dispatcher
 from service.errors import NotFound, Overloaded, Unavailable
 from service.gauges import GaugePublisher
@@ -40,8 +42,21 @@ class Limits:
     stall_s: float = 60.0
 
 
+class ComputeQuota(Protocol):
+    """Tenants pay for MACs, not for requests: `service.control.quota.MacBuckets`."""
+
+    def admit(self, tenant: str, expected_macs: float, now_s: float) -> float:
+        """Charge and return 0.0, or charge nothing and return the seconds after which to come back."""
+
+    def settle(self, tenant: str, expected_macs: float, actual_macs: float, now_s: float) -> None:
+        """Correct the charge by what was counted; 0 for a request that was dropped before it ran."""
+
+
 class Scheduler:
-    """Call everything on one event loop. clock: monotonic seconds, the clock of Work.arrival_s."""
+    """Call everything on one event loop. clock: monotonic seconds, the clock of Work.arrival_s.
+
+    quota: who may spend how much compute; None = nobody is limited.
+    """
 
     def __init__(
         self,
@@ -50,6 +65,7 @@ class Scheduler:
         metrics: Metrics,
         limits: Limits | None = None,
         clock: Callable[[], float] = time.monotonic,
+        quota: ComputeQuota | None = None,
     ) -> None:
         self._policy = policy
         self._workers = workers
@@ -60,7 +76,9 @@ class Scheduler:
         self._replaced: list[HostedModel] = []  # by a reload; batches may still run on them
         self._waiting = WaitingRoom(clock)
         self._dispatcher = Dispatcher(policy, workers, self._waiting, self._models, clock)
-        self._gauges = GaugePublisher(policy, self._models)
+        self._gauges = GaugePublisher(policy, self._models, workers.num_workers)
+        self._quota = quota
+        self.demand = DemandReport(policy, self._models, workers.num_workers, clock)
         self._set_points = SetPoints()
         self._sequence = 0
         self._draining = False
@@ -154,16 +172,32 @@ class Scheduler:
             if self._draining or self._set_points.draining or hosted.closing:
                 raise Unavailable("the model takes no requests now", reason=DRAINING)
             item = hosted.item(work, self._sequence)
-            self._admit(item)
+            settle = self._charge(hosted, item, work.contract.tenant) if self._quota else None
+            try:
+                self._admit(item)
+            except Overloaded:
+                if settle is not None:
+                    settle(0.0)
+                raise
         except Overloaded as refusal:
             hosted.metrics.count_shed(priority_label(work.contract.priority), refusal.reason)
             raise
-        entry = Entry(work, item, hosted, asyncio.get_running_loop().create_future(), item.deadline_s)
+        future = asyncio.get_running_loop().create_future()
+        entry = Entry(work, item, hosted, future, item.deadline_s, settle=settle)
         hosted.enter()
         self._waiting.add(entry)
         self._dispatcher.wake()
         self._gauges.touch()
         return entry
+
+    def _charge(self, hosted: HostedModel, item: QueuedItem, tenant: str) -> Callable[[float], None]:
+        """Charge the tenant what the request will probably cost; the result corrects that by what it did cost."""
+        quota, expected = self._quota, hosted.expected_macs(item)
+        assert quota is not None
+        retry_after_s = quota.admit(tenant, expected, self._clock())
+        if retry_after_s > 0.0:
+            raise Overloaded("the compute quota is used up", max(MIN_RETRY_S, retry_after_s), ShedReason.QUOTA)
+        return lambda spent: quota.settle(tenant, expected, spent, self._clock())
 
     def _admit(self, item: QueuedItem) -> None:
         if len(self._waiting) >= self._limits.max_queue:

@@ -80,7 +80,7 @@ class WaitingRoom:
             return False
         self._remove(entry)
         entry.hosted.metrics.count_cancelled(entry.label)
-        entry.hosted.leave()
+        entry.close()
         return True
 
     def close(self) -> None:

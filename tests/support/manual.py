@@ -82,7 +82,8 @@ class Bench:
         self.workers = ManualWorkers(limits.pop("num_workers", 1))
         self.registry = CollectorRegistry()
         self.metrics = Metrics(self.registry, [model.spec.default_deadline_s for model in models])
-        self.scheduler = Scheduler(policy, self.workers, self.metrics, Limits(**limits), self.clock)
+        quota = limits.pop("quota", None)
+        self.scheduler = Scheduler(policy, self.workers, self.metrics, Limits(**limits), self.clock, quota)
         for model in models:
             self.scheduler.add_model(model, profile_of(model))
 
