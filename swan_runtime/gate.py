@@ -117,4 +117,15 @@ class MagnitudeGate(Gate):
 
 
 class InputMagnitudeGate(MagnitudeGate):
-    """TEAL / R-Sparse: units are the *inputs* of a linear layer; score = |x_i| (times `weight`)."""
+    """TEAL / R-Sparse: units are the *inputs* of a linear layer; score = |x_i| (times `weight`).
+
+    path_macs: cost per mask of the low-rank path that stands in for dropped inputs; it is what this gating costs.
+    """
+
+    def __init__(self, num_units: int, path_macs: int = 0) -> None:
+        super().__init__(num_units)
+        self.path_macs = path_macs
+
+    @property
+    def macs(self) -> int:
+        return self.path_macs

@@ -79,8 +79,9 @@ def fixed_macs(model: nn.Module, inputs: tuple[Any, ...]) -> list[int]:
     if own is not None:
         return [int(value) for value in own(*inputs)]
     rows = len(inputs[0])
-    plan = HardPlan.uniform(dict.fromkeys(gated_layers(model), OPEN), rows, reference=True)
+    one = tuple(a[:1] if isinstance(a, Tensor | list) and len(a) == rows else a for a in inputs)  # rows are alike
+    plan = HardPlan.uniform(dict.fromkeys(gated_layers(model), OPEN), min(rows, 1), reference=True)
     with torch.no_grad():
-        model(*inputs, plan=plan)
+        model(*one, plan=plan)
     gated = sum(sum(trace.macs_dense) for trace in plan.traces.values())
-    return [(dense_macs(model, inputs) - gated) // max(rows, 1)] * rows
+    return [dense_macs(model, one) - gated] * rows
