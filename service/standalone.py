@@ -134,8 +134,9 @@ def _unary_handler(app: OipApp, service: str, method: str) -> grpc.RpcMethodHand
 
 def _stream_handler(app: OipApp, service: str, method: str) -> grpc.RpcMethodHandler[bytes, bytes]:
     async def handle(requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
-        async for answer in app.grpc.stream(service, method, requests, AioContext(context)):
-            yield answer
+        async with contextlib.aclosing(app.grpc.stream(service, method, requests, AioContext(context))) as answers:
+            async for answer in answers:
+                yield answer
 
     return grpc.stream_stream_rpc_method_handler(handle)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import Any
 
 from google.protobuf import json_format
@@ -64,8 +65,9 @@ class GrpcApi:
 
     async def model_stream_infer(self, messages: AsyncIterator[Any], facts: CallFacts) -> AsyncIterator[Any]:
         stream = InferStream(self.model_infer, facts, self._limits.max_stream_requests)
-        async for answer in stream.answers(messages):
-            yield answer
+        async with aclosing(stream.answers(messages)) as answers:
+            async for answer in answers:
+                yield answer
 
     async def server_live(self, message: Any, facts: CallFacts) -> Any:
         return proto.ServerLiveResponse(live=self._dataplane.live())

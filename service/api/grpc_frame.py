@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -76,14 +77,16 @@ class GrpcFrame:
 
     async def stream(
         self, service: str, method: str, requests: AsyncIterator[bytes], context: CallContext
-    ) -> AsyncIterator[bytes]:
+    ) -> AsyncGenerator[bytes, None]:
         rpc = self._rpcs[service, method]
         facts = _facts(context)
         with self._around(method, facts.request_id, facts.headers):
             try:
                 self._admit(rpc, facts)
-                async for answer in rpc.handler(self._parse_all(rpc, requests), facts):
-                    yield bytes(answer.SerializeToString())
+                # closing: a client that leaves between two answers ends the work behind them now, not at collection
+                async with aclosing(rpc.handler(self._parse_all(rpc, requests), facts)) as answers:
+                    async for answer in answers:
+                        yield bytes(answer.SerializeToString())
             except Exception as error:
                 _fail(context, error, facts.request_id)
                 return

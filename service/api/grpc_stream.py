@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from service.api import grpc_codec, proto
@@ -26,7 +26,7 @@ class InferStream:
         self._status_errors = facts.headers.get(_STATUS_ERRORS, "").lower() == "true"
         self._running: asyncio.Queue[asyncio.Task[list[Any]] | None] = asyncio.Queue(max_requests)
 
-    async def answers(self, messages: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    async def answers(self, messages: AsyncIterator[Any]) -> AsyncGenerator[Any, None]:
         reader = asyncio.create_task(self._read(messages))
         current: asyncio.Task[list[Any]] | None = None
         try:

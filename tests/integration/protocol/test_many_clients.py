@@ -119,7 +119,7 @@ class Fates:
         self.refused_with.set_result(error)
 
 
-@pytest.mark.parametrize("protocol", ["http", "grpc"])
+@pytest.mark.parametrize("protocol", ["http", "grpc", "grpc stream"])
 def test_leaving_client_cancels_its_request(protocol: str) -> None:
     fates = Fates()
     with OipServer(observers=[fates]).running() as server:
@@ -127,8 +127,10 @@ def test_leaving_client_cancels_its_request(protocol: str) -> None:
             with connect(server) as connection:
                 connection.sendall(post(infer_body(1), "/v2/models/slow/infer"))
                 assert server.slow.entered.acquire(timeout=30)
-        else:
+        elif protocol == "grpc":
             asyncio.run(_cancel_grpc(server))
+        else:
+            _cancel_stream(server)
         assert isinstance(fates.refused_with.result(30), Cancelled)
 
 
@@ -143,6 +145,28 @@ async def _cancel_grpc(server: OipServer) -> None:
         asking.cancel()
         with pytest.raises(asyncio.CancelledError):
             await asking
+
+
+def _cancel_stream(server: OipServer) -> None:
+    from tritonclient import grpc as triton_grpc
+
+    tensor = triton_grpc.InferInput("x", [1, 1], "INT32")
+    tensor.set_data_from_numpy(int32(1))
+    with triton_grpc.InferenceServerClient(server.grpc_url) as client:
+        client.start_stream(lambda result, error: None)
+        client.async_stream_infer("slow", [tensor])
+        assert server.slow.entered.acquire(timeout=30)
+        client.stop_stream(cancel_requests=True)
+
+
+@pytest.mark.parametrize("algorithm", ["gzip", "deflate"])
+@pytest.mark.parametrize("kind", ["http", "http.aio"])
+def test_compression_as_the_http_clients_do_it(server: OipServer, kind: str, algorithm: str) -> None:
+    client = OipClient(kind, server.http_url, server.grpc_url)
+    array = np.arange(10_000, dtype=np.float32).reshape(2, -1)
+    more = {"request_compression_algorithm": algorithm, "response_compression_algorithm": algorithm}
+    np.testing.assert_array_equal(client.infer("identity_fp32", {"x": array}, **more).as_numpy("y"), array)
+    client.close()
 
 
 def test_leaving_in_the_middle_of_a_body(server: OipServer) -> None:
