@@ -127,7 +127,7 @@ def _result(answer: Answer, top: int) -> RenderableType:
 
 def _cost(parameters: Any) -> Table:
     """What the answer says about itself; a server that says nothing gives an empty table."""
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
     found = {key: parameters[key] for key in parameters}
     if "quality_budget" in found:
         limited = found.get("quality_limited_by", "none")
