@@ -29,6 +29,7 @@ from service.launcher.supervise import CRASHED, supervise
 CANNOT_START = 2
 PROXY_FAILED = 3
 PRINTED = "printed.log"
+PLAIN_WIDTH = 140  # of the table, where the output is no terminal
 SYSTEM_CPUS = 1  # logical CPUs beyond the replicas', so that a rolling update finds room
 
 
@@ -178,7 +179,8 @@ def _quiet(directory: Path) -> Console:
     with (directory / PRINTED).open("wb") as stream:
         os.dup2(stream.fileno(), sys.stdout.fileno())
         os.dup2(stream.fileno(), sys.stderr.fileno())
-    return Console(file=terminal, highlight=False, soft_wrap=True)
+    width = None if terminal.isatty() else PLAIN_WIDTH
+    return Console(file=terminal, highlight=False, soft_wrap=True, width=width)
 
 
 def _metrics_environment(directory: Path) -> dict[str, str]:
