@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from service.control.drain import head_batch
+from service.control.lane import head_batch
 from service.control.types import (
     ADMITTED,
     Admission,

@@ -8,10 +8,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from service.control.admission import RetrySlots
-from service.control.drain import HeadPlan, Lane, Machine, head_batch, plan_backlog, plan_head, urgency
-from service.control.edf import EdfQueue, edf_order, kind
+from service.control.autoscale import BUDGET, DEMAND, SHED_RATE, TARGET_BUDGET
+from service.control.backlog import plan_backlog
+from service.control.drain import HeadPlan, plan_head
+from service.control.edf import edf_order, kind
+from service.control.lane import Lane, Machine, head_batch, urgency
 from service.control.profile import Slowdown
 from service.control.shedding import shed_to_feasible
+from service.control.track import SHED_WINDOW_S, Rate, Track
 from service.control.types import (
     ADMITTED,
     LOW,
@@ -27,8 +31,9 @@ from service.control.types import (
     ShedReason,
 )
 
-RATE_WINDOW_S = 0.2
-IN_USE_S = 10.0
+WATCHDOG_S = 1.0
+CLIPPED_BATCHES = 20
+MEAN_BUDGET_GAIN = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,31 +55,6 @@ class LawSettings:
     cold_service_ratio: float = 1.3
 
 
-class Track:
-    """What the law remembers of one model: plan, slowdown, arrival rate (rows per second)."""
-
-    def __init__(self, plan: ModelPlan, slowdown: Slowdown) -> None:
-        self.plan = plan
-        self.slowdown = slowdown
-        self._rate = 0.0
-        self._rate_at_s = -math.inf
-
-    def count_arrival(self, now_s: float, rows: int) -> None:
-        self._rate = self.arrival_rate(now_s) + rows / RATE_WINDOW_S
-        self._rate_at_s = now_s
-
-    def arrival_rate(self, now_s: float) -> float:
-        """Rows per second, exponentially weighted over RATE_WINDOW_S."""
-        return self._rate * math.exp(min(0.0, self._rate_at_s - now_s) / RATE_WINDOW_S)
-
-    def shortest_deadline(self, now_s: float, queue: EdfQueue) -> float:
-        """Relative deadline that the next arrivals may have, seconds; infinite for a model that is not in use."""
-        if queue:
-            head = queue.items[0]
-            return min(self.plan.default_deadline_s, head.deadline_s - head.arrival_s)
-        return self.plan.default_deadline_s if now_s - self._rate_at_s < IN_USE_S else math.inf
-
-
 class DrainFeasible:
     """The largest common budget at which everything queued is predicted on time.
 
@@ -87,7 +67,11 @@ class DrainFeasible:
         self.budget = 1.0
         self._tracks: dict[str, Track] = {}
         self._slots = RetrySlots()
+        self._sheds = Rate(SHED_WINDOW_S)
+        self._mean_budget = 1.0
         self._now_s = 0.0
+        self._decided_s = 0.0
+        self._refused_s = -math.inf
         for plan in plans:
             self.set_model(plan)
 
@@ -105,7 +89,13 @@ class DrainFeasible:
     def state(self, model: str) -> ModelState:
         track = self._tracks[model]
         budget = min(max(self.budget, track.plan.min_budget), track.plan.max_budget)
-        return ModelState(budget, track.slowdown.kappa, track.slowdown.sigma, track.arrival_rate(self._now_s))
+        slowdown, alert = track.slowdown, self._alert(track)
+        return ModelState(budget, slowdown.kappa, slowdown.sigma, track.arrivals.at(self._now_s), alert)
+
+    def autoscaling_stats(self, now_s: float) -> dict[str, float]:
+        """What the replica reports to `service.control.autoscale`."""
+        demand = sum([track.demand(now_s, TARGET_BUDGET) for track in self._tracks.values()])
+        return {DEMAND: demand, BUDGET: self._mean_budget, SHED_RATE: self._sheds.at(now_s)}
 
     def on_batch_done(self, done: BatchDone) -> None:
         track = self._tracks.get(done.model)
@@ -115,7 +105,7 @@ class DrainFeasible:
     def admit(self, view: ReplicaView, item: QueuedItem) -> Admission:
         self._now_s = view.now_s
         track = self._tracks[item.model]
-        track.count_arrival(view.now_s, item.rows)
+        track.arrivals.count(view.now_s, item.rows)
         queue = view.queues.get(item.model)
         if queue is not None and len(queue) >= self.settings.max_queue:
             return self._refuse(view, item, self._lateness(view, item), ShedReason.QUEUE_FULL)
@@ -127,11 +117,15 @@ class DrainFeasible:
         if late <= 0.0:
             return ADMITTED
         if item.priority < LOW and self._lateness(view, item, item.priority) <= 0.0:
-            evicted = shed_to_feasible(self._lanes_with(view, item), self._machine(view))
-            if item not in evicted:
-                return Admission(ok=True, evicted=tuple(evicted))
-        would_fit = item.floor > track.plan.min_budget and self._lateness(view, replace(item, floor=0.0)) <= 0.0
-        return self._refuse(view, item, late, ShedReason.FLOOR if would_fit else ShedReason.ADMISSION)
+            victims = shed_to_feasible(self._lanes_with(view, item), self._machine(view))
+            if item not in victims:
+                return Admission(ok=True, evicted=tuple([victim for victim in victims if not victim.best_effort]))
+        if item.floor > track.plan.min_budget and self._lateness(view, replace(item, floor=0.0)) <= 0.0:
+            return self._refuse(view, item, late, ShedReason.FLOOR)
+        alone_s = track.slowdown.kappa * track.plan.profile.seconds(item.floor, item.rows)
+        if view.now_s + alone_s <= item.deadline_s:  # it is the load, not the request, that makes it late
+            self._refused_s = view.now_s
+        return self._refuse(view, item, late, ShedReason.ADMISSION)
 
     def decide(self, view: ReplicaView) -> Decision | None:
         self._now_s = view.now_s
@@ -141,11 +135,33 @@ class DrainFeasible:
         machine = self._machine(view)
         low, high = min([lane.low for lane in lanes]), max([lane.high for lane in lanes])
         high = max(low, min(high, self.budget + self.settings.rise_limit))
+        if self._must_be_careful(lanes) or self._refused_lately(lanes):
+            high = low
         plan = plan_head(lanes, machine, low, high)
         if plan is None or math.isnan(plan.budget):
             return self._overloaded(lanes, machine)
         self.budget = plan.budget
+        self._mean_budget += MEAN_BUDGET_GAIN * (plan.budget - self._mean_budget)
         return self._dispatch(min(lanes, key=urgency), plan)
+
+    def _must_be_careful(self, lanes: Sequence[Lane]) -> bool:
+        """The watchdog: nothing was decided for long although something waited, or the profile is far off."""
+        waiting_since = max(self._decided_s, min([lane.items[0].arrival_s for lane in lanes]))
+        patience = max([WATCHDOG_S, *[self._tracks[lane.model].plan.default_deadline_s for lane in lanes]])
+        silent = self._now_s - waiting_since > patience
+        self._decided_s = self._now_s
+        return silent or any(self._alert(self._tracks[lane.model]) for lane in lanes)
+
+    def _refused_lately(self, lanes: Sequence[Lane]) -> bool:
+        """Load was refused within the last deadline: budget above the floor would be paid with more refusals."""
+        deadline = max([self._tracks[lane.model].plan.default_deadline_s for lane in lanes])
+        return 0.0 <= self._now_s - self._refused_s < deadline
+
+    def _alert(self, track: Track) -> str:
+        """Why this model runs at its floor whatever its queue, "" if it does not."""
+        if track.slowdown.clipped_in_a_row >= CLIPPED_BATCHES:
+            return f"the last {CLIPPED_BATCHES} batches took {track.slowdown.CLIP:g} times the profiled time or more"
+        return ""
 
     def _lane(self, model: str, items: Sequence[QueuedItem], alike: bool, sigmas: float | None = None) -> Lane:
         track, settings = self._tracks[model], self.settings
@@ -172,9 +188,12 @@ class DrainFeasible:
     def _overloaded(self, lanes: Sequence[Lane], machine: Machine) -> Decision:
         """Run at the floor; drop what cannot be on time there by the expected times, without their margin."""
         self.budget = min([lane.low for lane in lanes])
+        self._mean_budget += MEAN_BUDGET_GAIN * (self.budget - self._mean_budget)
         expected = [lane._replace(margin=self._tracks[lane.model].slowdown.kappa, guard_s=0.0) for lane in lanes]
         dropped = shed_to_feasible(expected, machine)
         gone = {item.sequence for item in dropped}
+        if dropped:
+            self._sheds.count(self._now_s, len(dropped))
         kept = [lane._replace(items=[item for item in lane.items if item.sequence not in gone]) for lane in lanes]
         kept = [lane for lane in kept if lane.items]
         if kept:
@@ -225,6 +244,7 @@ class DrainFeasible:
 
     def _refuse(self, view: ReplicaView, item: QueuedItem, late_s: float, reason: ShedReason) -> Admission:
         plan = self._tracks[item.model].plan
+        self._sheds.count(view.now_s)
         per_row = plan.profile.seconds(plan.min_budget, plan.max_batch) / plan.max_batch
         retry = self._slots.reserve(view.now_s, late_s, per_row * item.rows / view.workers)
         return Admission(ok=False, retry_after_s=retry, reason=reason)

@@ -12,6 +12,7 @@ from statistics import median
 
 MAX_RELATIVE_ERROR = 0.3
 AFFINE_RELATIVE_ERROR = 0.1
+REMEMBERED_BUDGETS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,7 @@ class ServiceProfile:
         self.batches = tuple(batches)
         self.grid = tuple(tuple(map(float, row)) for row in seconds)
         self._check()
+        self._times: dict[float, list[float]] = {}
         self._ratios: dict[tuple[int, int], float] = {}
         self._rows: list[tuple[float, ...]] = [self._interpolate_rows(rows) for rows in range(self.batches[-1] + 1)]
 
@@ -86,11 +88,13 @@ class ServiceProfile:
         return known
 
     def largest_batch(self, budget: float, seconds: float, max_rows: int) -> int:
-        """Most rows, up to `max_rows` and at least 1, that take at most `seconds` at `budget`."""
-        rows = max_rows
-        while rows > 1 and self.seconds(budget, rows) > seconds:
-            rows -= 1
-        return rows
+        """Most profiled rows, up to `max_rows` and at least 1, that take at most `seconds` at `budget`."""
+        times = self._times.get(budget)
+        if times is None:
+            if len(self._times) >= REMEMBERED_BUDGETS:
+                self._times.clear()
+            times = self._times[budget] = [self.seconds(budget, rows) for rows in range(1, self.batches[-1] + 1)]
+        return max(1, min(max_rows, bisect_right(times, seconds)))
 
     def _interpolate_rows(self, rows: int) -> tuple[float, ...]:
         i = bisect_left(self.batches, rows)

@@ -5,8 +5,8 @@ All form batches in EDF order and drop what is past its deadline; none has an ad
 
 from __future__ import annotations
 
-from service.control.drain import head_batch
 from service.control.fixed import Fixed
+from service.control.lane import head_batch
 from service.control.types import Decision, ModelPlan, QueuedItem, ReplicaView
 
 
@@ -14,13 +14,15 @@ class SlackFit(Fixed):
     """SuperServe's SlackFit (NSDI 2025): per dispatch, the bucket of service time just below the head's slack.
 
     Offline the range of batch times is cut into `buckets` even parts, each keeping its largest batch, then its highest
-    budget. margin: share of the slack left unused (the paper has none).
+    budget. margin: share of the slack left unused (the paper has none). adapted: where fewer are queued than the bucket
+    holds, spend its time on these; the paper's law spends the accuracy of a full batch on them.
     """
 
-    def __init__(self, plan: ModelPlan, margin: float = 0.0, buckets: int = 16) -> None:
+    def __init__(self, plan: ModelPlan, margin: float = 0.0, buckets: int = 16, adapted: bool = False) -> None:
         super().__init__([plan])
         self.plan = plan
         self.margin = margin
+        self.adapted = adapted
         self.max_rows = plan.max_batch
         self._choices = _buckets(plan, buckets)
 
@@ -32,7 +34,7 @@ class SlackFit(Fixed):
             for choice in self._choices:
                 if choice[0] <= slack:
                     seconds, rows, budget = choice
-            if len(items) < rows:  # the bucket wants more than is queued: spend its time on what there is
+            if self.adapted and len(items) < rows:
                 budget = self.plan.profile.budget_for(seconds, len(items))
             self.budget = budget
             self.max_rows = rows

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
 
-from service.control.drain import Lane, Machine
+from service.control.lane import Lane, Machine
 from service.control.types import QueuedItem
 
 # least important class first, in it the costliest item, of these the newest: it is told early, and may try elsewhere
@@ -25,8 +25,24 @@ class _Batch:
 def shed_to_feasible(lanes: Sequence[Lane], machine: Machine) -> list[QueuedItem]:
     """Items to remove so that the rest, batched and each at its floor, is on time (after Moore and Hodgson 1968).
 
-    Walks in EDF order; when a batch would be late, drops the worst candidate seen so far until it is not.
+    Class by class, the most important first: what a class keeps, a less important one cannot take away.
     """
+    shed: list[QueuedItem] = []
+    gone: set[int] = set()
+    classes = sorted({item.priority for lane in lanes for item in lane.items})
+    for worst in classes:
+        considered = [
+            lane._replace(items=[i for i in lane.items if i.priority <= worst and i.sequence not in gone])
+            for lane in lanes
+        ]
+        dropped = _shed_walk([lane for lane in considered if lane.items], machine)
+        shed += dropped
+        gone |= {item.sequence for item in dropped}
+    return shed
+
+
+def _shed_walk(lanes: Sequence[Lane], machine: Machine) -> list[QueuedItem]:
+    """Walk in EDF order; when a batch would be late, drop the worst candidate seen so far until it is not."""
     queued = sorted(((item, lane) for lane in lanes for item in lane.items), key=_order)
     left = {id(lane): sum([item.rows for item in lane.items]) for lane in lanes}
     open_batches: dict[tuple[int, object], _Batch] = {}

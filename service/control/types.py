@@ -153,12 +153,13 @@ class BatchDone:
 
 @dataclass(frozen=True, slots=True)
 class ModelState:
-    """Controller gauges of one model."""
+    """Controller gauges of one model. alert: why the watchdog holds it at its floor, "" if it does not."""
 
     budget: float
     service_ratio: float
     margin_sigma: float
     arrival_rate: float
+    alert: str = ""
 
 
 class Policy(Protocol):

@@ -56,8 +56,10 @@ class Plant:
         return self.quality(self.plan.max_budget)
 
     def capacity(self, budget: float) -> float:
-        """Rows per second of one worker that runs full batches at `budget`."""
-        return max(rows / self.profile.seconds(budget, rows) for rows in range(1, self.plan.max_batch + 1))
+        """Rows per second of one worker at `budget`, in the largest batches that take half a deadline at most."""
+        half = self.plan.default_deadline_s / 2
+        rows = self.profile.largest_batch(budget, half, self.plan.max_batch)
+        return rows / self.profile.seconds(budget, rows)
 
     def seconds(self, budgets: Sequence[float], intensities: Sequence[float], slow: float, rng: Random) -> float:
         """Time of one batch: the part that grows with the budget also grows with what each input's gates open."""
