@@ -18,7 +18,7 @@ from service.api.status import Refusal, refusal
 JSON = b"application/json"
 _CLIENT_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}", re.ASCII)
 # after these the rest of a body is still on its way: only closing the connection ends it
-_CLOSE_AFTER = frozenset({408, 413, 415})
+_CLOSE_AFTER = frozenset({408, 413})
 
 
 @dataclass(slots=True)

@@ -28,14 +28,15 @@ async def read_body(receive: Receive, headers: Mapping[str, str], limits: Limits
     Raises PayloadTooLarge, RequestTooSlow, UnsupportedEncoding, InvalidRequest, Overloaded or Cancelled.
     """
     encoding = headers.get("content-encoding", "identity").strip().lower()
-    if encoding not in ("identity", "", *_WINDOW_BITS):
-        raise UnsupportedEncoding(f"content-encoding {encoding[:32]!r} is not offered; use gzip, deflate or none")
     declared = headers.get("content-length", "0")
     if not (declared.isascii() and declared.isdigit()):
         raise InvalidRequest("header 'Content-Length': expected digits")
     if len(declared) > 18 or int(declared) > limits.max_body_bytes:
         raise _too_large(limits)
     body = await _read(receive, limits, hold)
+    # only now: an answer before the end of the body would close the connection under a client that is still sending
+    if encoding not in ("identity", "", *_WINDOW_BITS):
+        raise UnsupportedEncoding(f"content-encoding {encoding[:32]!r} is not offered; use gzip, deflate or none")
     if encoding not in _WINDOW_BITS:
         return body
     inflated = await off_loop(len(body) * _EXPECTED_RATIO, inflate, body, encoding, limits)

@@ -27,9 +27,13 @@ class Target:
 
     def ask(self, path: str, body: bytes, headers: dict[str, str]) -> tuple[int, dict[str, str], bytes]:
         self.cases += 1
-        self.connection.request("POST", path, body, headers)
-        answer = self.connection.getresponse()
-        content = answer.read()
+        try:
+            self.connection.request("POST", path, body, headers)
+            answer = self.connection.getresponse()
+            content = answer.read()
+        except OSError:
+            self.connection.close()  # the next case starts afresh
+            raise
         return answer.status, {name.lower(): value for name, value in answer.getheaders()}, content
 
     def check(self) -> None:

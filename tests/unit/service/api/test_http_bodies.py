@@ -53,7 +53,7 @@ async def test_pieces_are_joined() -> None:
         ([piece(bytes(4 << 20), False)], {}, PayloadTooLarge),
         ([], {"content-length": "9" * 30}, PayloadTooLarge),
         ([], {"content-length": "-5"}, InvalidRequest),
-        ([], {"content-encoding": "br"}, UnsupportedEncoding),
+        ([piece(b"a", False)], {"content-encoding": "br"}, UnsupportedEncoding),
         ([piece(b"a")], {}, RequestTooSlow),
         ([piece(b"a"), {"type": "http.disconnect"}], {}, Cancelled),
     ],
