@@ -11,8 +11,10 @@ from torch import Tensor
 from swan_runtime.kernels import reference
 from swan_runtime.kernels.activations import acon, activate
 from swan_runtime.kernels.native import library
+from swan_runtime.kernels.parallel import share_out
 from swan_runtime.kernels.weights import ConvWeights
 
+# x [B, C, H, W], mask bool [B, K], weights, beta [B, K] or None -> y [B, O, H'', W'']
 ConvKernel = Callable[[Tensor, Tensor, ConvWeights, Tensor | None], Tensor]
 
 
@@ -61,3 +63,17 @@ CONV_KERNELS: dict[str, ConvKernel] = {
     "dense": dense,
     "reference": reference.conv,
 }
+
+
+def run(kernel: str, w: ConvWeights, x: Tensor, mask: Tensor, beta: Tensor | None, threads: int) -> Tensor:
+    """y of one kernel; the native one shares the samples out over at most `threads` threads."""
+    function = CONV_KERNELS[kernel]
+    if kernel != "native" or threads == 1 or x.shape[0] < 2:
+        return function(x, mask, w, beta)
+    y = torch.empty(x.shape[0], *w.fold(*w.middle_size(x.shape[2], x.shape[3])).shape)
+
+    def part_of(part: slice) -> None:
+        y[part] = function(x[part], mask[part], w, None if beta is None else beta[part])
+
+    share_out(part_of, x.shape[0], threads)
+    return y

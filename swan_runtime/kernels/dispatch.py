@@ -17,18 +17,39 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from swan_runtime.kernels import rows as kernels
+from swan_runtime.kernels import convolution, shared
+from swan_runtime.kernels import rows as own
 from swan_runtime.kernels.costs import CostTable
 from swan_runtime.kernels.native import build, library
-from swan_runtime.kernels.weights import GluWeights, MlpWeights
+from swan_runtime.kernels.weights import ConvWeights, GluWeights, MlpWeights
 
 log = logging.getLogger(__name__)
 
-ROWS = (1, 2, 8, 32, 64)
-DENSITIES = (0.05, 0.3, 0.6, 1.0)
 _REPEATS = 5
 _SECONDS_PER_POINT = 0.02
 _lock = threading.Lock()
+
+Packed = MlpWeights | GluWeights | ConvWeights
+Run = Callable[[str, Tensor], object]  # kernel, mask -> runs it once
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A family of calls: its kernels, the grid they are measured on, and how to make such a call.
+
+    rows: vector rows, rows of one request, or samples. masks: rows -> how many masks such a call takes.
+    """
+
+    name: str
+    kernels: tuple[str, ...]
+    rows: tuple[int, ...]
+    densities: tuple[float, ...]
+    masks: Callable[[int], int]
+
+
+OWN = Kind("own", ("native", "numba", "dense", "reference"), (1, 2, 8, 32, 64), (0.05, 0.3, 0.6, 1.0), lambda n: n)
+SHARED = Kind("shared", ("native", "gather", "dense", "reference"), (4, 16, 64, 256), (0.1, 0.5, 1.0), lambda n: 1)
+CONV = Kind("conv", ("native", "gather", "dense", "reference"), (1, 4, 16), (0.1, 0.5, 1.0), lambda n: n)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,48 +69,48 @@ class Choice:
     candidates: tuple[Candidate, ...]
 
 
-def candidates() -> dict[str, str]:
+def candidates(kind: Kind) -> dict[str, str]:
     """Kernel -> reason why it does not apply on this machine; empty = it applies."""
     native = library() is not None
-    return {
+    against = {
         "native": "" if native else "the native library is not available (no C compiler, or an unknown CPU)",
         "numba": "the native library is loaded and does the same work faster" if native else "",
-        "dense": "",
         "reference": "the oracle: never chosen, only asked for by name",
     }
+    return {kernel: against.get(kernel, "") for kernel in kind.kernels}
 
 
-def table(w: MlpWeights | GluWeights, threads: int = 1) -> CostTable:
-    """The block's cost table: from memory, else from the cache file, else measured (well under a second) and kept."""
-    found = w.cache.get(("costs", threads))
-    if found is None:
+def table(w: Packed, kind: Kind, threads: int = 1, size: tuple[int, int] = (0, 0)) -> CostTable:
+    """The block's cost table: from memory, else from the cache file, else measured (well under a second) and kept.
+
+    size: height and width of a convolution's input.
+    """
+    key = ("costs", kind.name, threads, size)
+    if key not in w.cache:
         with _lock:
-            found = w.cache.get(("costs", threads)) or _shape_table(w, threads)
-            w.cache["costs", threads] = found
-    result: CostTable = found
+            if key not in w.cache:
+                w.cache[key] = _shape_table(w, kind, threads, size)
+    result: CostTable = w.cache[key]
     return result
-
-
-def choose(w: MlpWeights | GluWeights, rows: int, density: float, threads: int = 1) -> str:
-    """Name of the kernel that serves."""
-    return table(w, threads).choose(rows, density)
 
 
 def most_active(w: MlpWeights | GluWeights, rows: int, threads: int = 1) -> int:
     """The number of active units, all rows together, up to which skipping is faster than dense."""
     key = ("most_active", rows, threads)
     if key not in w.cache:
-        w.cache[key] = int(table(w, threads).break_even(rows) * rows * w.units)
+        w.cache[key] = int(table(w, OWN, threads).break_even(rows) * rows * w.units)
     value: int = w.cache[key]
     return value
 
 
-def explain(w: MlpWeights | GluWeights, rows: int, density: float, threads: int = 1) -> Choice:
+def explain(
+    w: Packed, rows: int, density: float, kind: Kind = OWN, threads: int = 1, size: tuple[int, int] = (0, 0)
+) -> Choice:
     """The choice for that call and why: predicted milliseconds, or why a kernel does not apply."""
-    costs = table(w, threads)
+    costs = table(w, kind, threads, size)
     chosen = costs.choose(rows, density)
     found = []
-    for kernel, against in candidates().items():
+    for kernel, against in candidates(kind).items():
         if against:
             found.append(Candidate(kernel, None, against))
             continue
@@ -101,40 +122,53 @@ def explain(w: MlpWeights | GluWeights, rows: int, density: float, threads: int 
 _tables: dict[tuple[object, ...], CostTable] = {}
 
 
-def _shape_table(w: MlpWeights | GluWeights, threads: int) -> CostTable:
-    key = (type(w).__name__, w.units, w.inputs, w.outputs, w.activation, threads)
+def _shape_table(w: Packed, kind: Kind, threads: int, size: tuple[int, int]) -> CostTable:
+    shape = tuple(w.up.shape) + ((w.stride,) if isinstance(w, ConvWeights) else ())
+    key = (kind.name, type(w).__name__, shape, w.outputs, w.activation, threads, size)
     if key not in _tables:
-        path = _cache_file(key)
+        path = _cache_file((*key, kind.rows, kind.densities))
         known = _read(path)
-        _tables[key] = known if known is not None else measure(w, threads)
+        _tables[key] = measure(w, kind, threads, size) if known is None else known
         if known is None and path is not None:
             _write(path, _tables[key])
     return _tables[key]
 
 
-def measure(w: MlpWeights | GluWeights, threads: int) -> CostTable:
+def measure(w: Packed, kind: Kind, threads: int, size: tuple[int, int] = (0, 0)) -> CostTable:
     """Time every applicable kernel on the grid with random rows and masks."""
     generator = torch.Generator().manual_seed(0)
-    names = [kernel for kernel, against in candidates().items() if not against]
+    names = [kernel for kernel, against in candidates(kind).items() if not against]
     seconds: dict[str, list[tuple[float, ...]]] = {name: [] for name in names}
-    for rows in ROWS:
-        x = torch.randn(rows, w.inputs, generator=generator)
-        draw = torch.rand(rows, w.units, generator=generator)
-        for name in names:
-            # Dense work does not depend on the mask: one density stands for all.
-            densities = (1.0,) if name == "dense" else DENSITIES
-            line = [_best(lambda m: kernels.run(name, w, x, m, threads), draw < d) for d in densities]  # noqa: B023
-            seconds[name].append(tuple(line * len(DENSITIES) if name == "dense" else line))
-    return CostTable(ROWS, DENSITIES, {name: tuple(grid) for name, grid in seconds.items()})
+    with torch.inference_mode():
+        for rows in kind.rows:
+            run = _call(w, kind, rows, threads, size, generator)
+            draw = torch.rand(kind.masks(rows), w.units, generator=generator)
+            for name in names:
+                # Dense work does not depend on the mask: one density stands for all.
+                measured = (1.0,) if name == "dense" else kind.densities
+                line = tuple(_best(run, name, draw < density) for density in measured)
+                seconds[name].append(line * len(kind.densities) if name == "dense" else line)
+    return CostTable(kind.rows, kind.densities, {name: tuple(grid) for name, grid in seconds.items()})
 
 
-def _best(call: Callable[[Tensor], Tensor], mask: Tensor) -> float:
+def _call(w: Packed, kind: Kind, rows: int, threads: int, size: tuple[int, int], generator: torch.Generator) -> Run:
+    if isinstance(w, ConvWeights):
+        maps = torch.randn(rows, w.inputs, *size, generator=generator)
+        return lambda kernel, mask: convolution.run(kernel, w, maps, mask, None, threads)
+    x = torch.randn(rows, w.inputs, generator=generator)
+    if kind is SHARED:
+        offsets = torch.tensor([0, rows])
+        return lambda kernel, mask: shared.run(kernel, w, x, offsets, mask, threads)
+    return lambda kernel, mask: own.run(kernel, w, x, mask, threads)
+
+
+def _best(run: Run, kernel: str, mask: Tensor) -> float:
     """Best of a few runs, stopped early when they are slow. The first one warms up."""
-    call(mask)
+    run(kernel, mask)
     best, end = float("inf"), time.perf_counter() + _SECONDS_PER_POINT
     for _ in range(_REPEATS):
         start = time.perf_counter()
-        call(mask)
+        run(kernel, mask)
         now = time.perf_counter()
         best = min(best, now - start)
         if now > end:
@@ -156,7 +190,7 @@ def machine() -> str:
 
 
 def _cache_file(key: tuple[object, ...]) -> Path | None:
-    name = hashlib.sha256(repr((machine(), torch.get_num_threads(), ROWS, DENSITIES, key)).encode()).hexdigest()[:24]
+    name = hashlib.sha256(repr((machine(), torch.get_num_threads(), key)).encode()).hexdigest()[:24]
     try:
         return build.own_directory(build.cache_directory() / "costs") / f"{name}.json"
     except build.LibraryUnavailable:

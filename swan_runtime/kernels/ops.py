@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from swan_runtime.errors import InvalidInputError
-from swan_runtime.kernels import dispatch
-from swan_runtime.kernels.activations import activate
+from swan_runtime.kernels import convolution, dispatch, rows, shared
 from swan_runtime.kernels.checks import check_tensor, check_threads, describe
-from swan_runtime.kernels.convolution import CONV_KERNELS
 from swan_runtime.kernels.lowrank import check_gate, lowrank_mask, native_mask
 from swan_runtime.kernels.native import library
-from swan_runtime.kernels.rows import ROW_KERNELS, run
 from swan_runtime.kernels.weights import ConvWeights, GateWeights, GluWeights, MlpWeights
 
 
@@ -52,11 +48,9 @@ def _rows(x: Tensor, mask: Tensor, w: MlpWeights | GluWeights, kernel: str | Non
     mask = check_tensor(mask, "mask", torch.bool, (x.shape[0], w.units))
     check_threads(threads)
     if kernel is None:
-        active = int(mask.count_nonzero())
-        kernel = dispatch.choose(w, x.shape[0], active / max(mask.numel(), 1), threads)
-    elif kernel not in ROW_KERNELS or (kernel == "native" and library() is None):
-        raise InvalidInputError("kernel", f"one of {', '.join(ROW_KERNELS)} that applies here", repr(kernel))
-    return KernelResult(run(kernel, w, x, mask, threads), kernel)
+        kernel = dispatch.table(w, dispatch.OWN, threads).choose(x.shape[0], _density(mask))
+    _check_kernel(kernel, rows.ROW_KERNELS)
+    return KernelResult(rows.run(kernel, w, x, mask, threads), kernel)
 
 
 def gated(
@@ -84,7 +78,7 @@ def gated(
     most = dispatch.most_active(w, x.shape[0])
     found = native_mask(loaded, x, gate, thresholds, k_max, w, most, y)
     if found.dense:
-        return GatedResult(run("dense", w, x, found.mask, 1), found.mask, found.counts, found.cap_hits, "dense")
+        return GatedResult(rows.run("dense", w, x, found.mask, 1), found.mask, found.counts, found.cap_hits, "dense")
     return GatedResult(y, found.mask, found.counts, found.cap_hits, "native")
 
 
@@ -104,18 +98,20 @@ def mlp_shared(
     """
     check_threads(threads)
     mask = check_tensor(mask, "mask", torch.bool, (None, w.units))
+    requests = mask.shape[0]
     if offsets is None:
-        x = check_tensor(x, "x", torch.float32, (mask.shape[0], None, w.inputs))
-        bounds = [i * x.shape[1] for i in range(mask.shape[0] + 1)]
+        x = check_tensor(x, "x", torch.float32, (requests, None, w.inputs))
+        offsets = torch.arange(requests + 1) * x.shape[1]
     else:
         x = check_tensor(x, "x", torch.float32, (None, w.inputs))
-        bounds = _bounds(offsets, mask.shape[0], x.shape[0])
-    flat = x.reshape(-1, w.inputs)
-    y = torch.empty(flat.shape[0], w.outputs)
-    for request in range(mask.shape[0]):
-        part = slice(bounds[request], bounds[request + 1])
-        _gather_gemm(flat[part], mask[request], w, y[part])
-    return KernelResult(y.view(*x.shape[:-1], w.outputs), "gather")
+        offsets = _check_offsets(offsets, requests, x.shape[0])
+    flat = x.view(-1, w.inputs)
+    if kernel is None:
+        costs = dispatch.table(w, dispatch.SHARED, threads)
+        kernel = costs.choose(flat.shape[0] // max(requests, 1), _density(mask))
+    _check_kernel(kernel, shared.SHARED_KERNELS)
+    y = shared.run(kernel, w, flat, offsets, mask, threads)
+    return KernelResult(y.view(*x.shape[:-1], w.outputs), kernel)
 
 
 def conv(
@@ -136,28 +132,23 @@ def conv(
             raise InvalidInputError("beta", "none: the activation has no switching factor", describe(beta))
         beta = check_tensor(beta, "beta", torch.float32, (x.shape[0], w.units))
     if kernel is None:
-        kernel = "native" if library() is not None else "gather"
-    if kernel not in CONV_KERNELS or (kernel == "native" and library() is None):
-        raise InvalidInputError("kernel", f"one of {', '.join(CONV_KERNELS)} that applies here", repr(kernel))
-    return KernelResult(CONV_KERNELS[kernel](x, mask, w, beta), kernel)
+        size = (x.shape[2], x.shape[3])
+        kernel = dispatch.table(w, dispatch.CONV, threads, size).choose(x.shape[0], _density(mask))
+    _check_kernel(kernel, convolution.CONV_KERNELS)
+    return KernelResult(convolution.run(kernel, w, x, mask, beta, threads), kernel)
 
 
-def _bounds(offsets: Tensor, requests: int, rows: int) -> list[int]:
-    bounds: list[int] = check_tensor(offsets, "offsets", torch.int64, (requests + 1,)).tolist()
-    if bounds[0] != 0 or bounds[-1] != rows or any(a > b for a, b in pairwise(bounds)):
-        raise InvalidInputError("offsets", f"ascending from 0 to {rows}", str(bounds))
-    return bounds
+def _density(mask: Tensor) -> float:
+    return int(mask.count_nonzero()) / max(mask.numel(), 1)
 
 
-def _gather_gemm(x: Tensor, mask: Tensor, w: MlpWeights | GluWeights, out: Tensor) -> None:
-    """Copy the active units' rows once, then dense products over them: pays from about 16 rows."""
-    index = mask.nonzero().flatten()
-    if index.numel() == 0:
-        out.copy_(w.down_bias.expand_as(out))
-        return
-    h = F.linear(x, w.up[index], w.up_bias[index])
-    if isinstance(w, GluWeights):
-        h = activate(F.linear(x, w.gate[index], w.gate_bias[index]), w.activation) * h
-    else:
-        h = activate(h, w.activation)
-    torch.addmm(w.down_bias, h.sub_(w.mean[index]), w.down_t[index], out=out)
+def _check_kernel(kernel: str, known: Mapping[str, object]) -> None:
+    if kernel not in known or (kernel == "native" and library() is None):
+        raise InvalidInputError("kernel", f"one of {', '.join(known)} that applies here", repr(kernel))
+
+
+def _check_offsets(offsets: Tensor, requests: int, rows: int) -> Tensor:
+    offsets = check_tensor(offsets, "offsets", torch.int64, (requests + 1,))
+    if int(offsets[0]) != 0 or int(offsets[-1]) != rows or bool((offsets.diff() < 0).any()):
+        raise InvalidInputError("offsets", f"ascending from 0 to {rows}", str(offsets.tolist()))
+    return offsets

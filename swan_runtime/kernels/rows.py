@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -13,6 +10,7 @@ from torch import Tensor
 from swan_runtime.kernels import reference
 from swan_runtime.kernels.activations import activate
 from swan_runtime.kernels.native import library
+from swan_runtime.kernels.parallel import share_out
 from swan_runtime.kernels.weights import GluWeights, MlpWeights
 
 Weights = MlpWeights | GluWeights
@@ -54,21 +52,10 @@ ROW_KERNELS: dict[str, RowKernel] = {"native": native, "numba": numba, "dense": 
 
 
 def run(kernel: str, w: Weights, x: Tensor, mask: Tensor, threads: int) -> Tensor:
-    """y of one kernel; own kernels share the rows out over at most `threads` threads."""
+    """y [B, O] of one kernel; own kernels share the rows out over at most `threads` threads."""
     y = torch.empty(x.shape[0], w.outputs)
-    if x.shape[0] == 0:
-        return y
     function = ROW_KERNELS[kernel]
-    parts = min(threads, x.shape[0]) if kernel in ("native", "numba") else 1
-    if parts == 1:
-        function(w, x, mask, y)
-        return y
-    bounds = [x.shape[0] * i // parts for i in range(parts + 1)]
-    parts_of = [slice(a, b) for a, b in pairwise(bounds)]
-    list(_pool(threads).map(lambda part: function(w, x[part], mask[part], y[part]), parts_of))
+    if x.shape[0]:
+        own = threads if kernel in ("native", "numba") else 1
+        share_out(lambda part: function(w, x[part], mask[part], y[part]), x.shape[0], own)
     return y
-
-
-@functools.cache
-def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, thread_name_prefix="swan-kernel")

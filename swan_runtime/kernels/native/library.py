@@ -65,6 +65,7 @@ class Library:
         )
         self._scores = _function(loaded, "swan_scores", POINTER(Gate), c_void_p, c_int64, c_void_p)
         self._finish = _function(loaded, "swan_finish", POINTER(Block), c_int64, c_void_p, c_void_p, c_void_p)
+        self._shared = _function(loaded, "swan_shared", POINTER(Block), c_void_p, c_void_p, c_int64, c_void_p, c_void_p)
         self._conv = _function(
             loaded, "swan_conv", POINTER(Conv), c_void_p, c_int64, c_void_p, c_void_p, c_int64, c_void_p
         )
@@ -80,6 +81,11 @@ class Library:
         block = None if w is None else _block(w)
         out = None if y is None else y.data_ptr()
         return _check(self._gated(_gate(gate), block, x.data_ptr(), x.shape[0], byref(selection), out))
+
+    def shared(self, w: MlpWeights | GluWeights, x: Tensor, offsets: Tensor, mask: Tensor, y: Tensor) -> None:
+        """y [T, O] of x [T, D]; request i owns rows offsets[i]..offsets[i + 1] and mask row i of bool [R, F]."""
+        pointers = x.data_ptr(), offsets.data_ptr(), mask.shape[0], mask.data_ptr(), y.data_ptr()
+        _check(self._shared(_block(w), *pointers))
 
     def scores(self, gate: GateWeights, x: Tensor, scores: Tensor) -> None:
         """scores [B, F] of x [B, D]."""

@@ -1,0 +1,196 @@
+"""What `swan bench kernels` measures. Masks are random and real: the gate runs on random rows inside the timed call,
+and each row's threshold is the quantile of that row's own scores that gives the wanted density."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from swan_runtime.kernels import (
+    ConvWeights,
+    GateWeights,
+    MlpWeights,
+    conv,
+    gated,
+    lowrank_mask,
+    mlp_shared,
+    reference,
+    threshold_mask,
+)
+
+RANK = 16
+# C = K = O channels, map size, batch: the packaged Fashion-MNIST ResNet's stages, then ImageNet-sized ones.
+CONVS = ((16, 28), (32, 14), (64, 7), (64, 28), (64, 56), (128, 28))
+QUICK_CONVS = ((16, 28), (64, 7), (64, 28))
+
+
+@dataclass(frozen=True)
+class Case:
+    """ours: gate, mask and op, returns the kernel's name. dense: function and inputs of the ungated block.
+
+    rows: rows of the batch, or samples of a convolution. macs_dense: of the block; gate_share: the gate's MACs over it.
+    """
+
+    shape: str
+    mask: str
+    rows: int
+    density: float
+    active_share: float
+    macs_dense: int
+    gate_share: float
+    weight_bytes: int
+    ours: Callable[[], str]
+    control: Callable[[], Tensor]
+    dense: Callable[..., Tensor]
+    inputs: tuple[Tensor, ...]
+
+
+def dense_mlp(x: Tensor, up: Tensor, up_bias: Tensor, down: Tensor, down_bias: Tensor) -> Tensor:
+    """The block as anybody would write it."""
+    return F.linear(torch.relu(F.linear(x, up, up_bias)), down, down_bias)
+
+
+def dense_conv(x: Tensor, up: Tensor, up_bias: Tensor, down: Tensor, down_bias: Tensor) -> Tensor:
+    """Two 3x3 convolutions with a ReLU between."""
+    return F.conv2d(torch.relu(F.conv2d(x, up, up_bias, padding=1)), down, down_bias, padding=1)
+
+
+def _random(*sizes: int) -> Tensor:
+    scale = torch.tensor(sizes[1:]).prod().item() ** -0.5 if len(sizes) > 1 else 0.1
+    return torch.randn(*sizes) * scale
+
+
+def _thresholds(scores: Tensor, density: float) -> Tensor:
+    """One a row: halfway between the last active and the first inactive score; -inf at density 1 (budget 1)."""
+    if density >= 1.0:
+        return torch.full((scores.shape[0],), -torch.inf)
+    ordered = scores.sort(dim=1, descending=True).values
+    active = round(density * scores.shape[1])
+    return (ordered[:, active - 1] + ordered[:, active]) / 2
+
+
+def own_mask_cases(shape: tuple[int, int], rows: tuple[int, ...], densities: tuple[float, ...]) -> Iterator[Case]:
+    """Vector rows, each with its own mask, D inputs = outputs and F units."""
+    torch.manual_seed(0)
+    inputs, units = shape
+    parts = (_random(units, inputs), _random(units), _random(inputs, units), _random(inputs))
+    w = MlpWeights.pack(*parts, activation="relu")
+    gate = GateWeights.pack(torch.randn(inputs, RANK) / inputs**0.5, torch.randn(units, RANK))
+    for count in rows:
+        x = torch.randn(count, inputs)
+        scores = reference.lowrank_scores(x, gate)
+        for density in densities:
+            thresholds = _thresholds(scores, density)
+            mask = scores > thresholds[:, None]
+
+            def ours(x: Tensor = x, thresholds: Tensor = thresholds) -> str:
+                return gated(x, gate, thresholds, w).kernel
+
+            def control(x: Tensor = x, mask: Tensor = mask) -> Tensor:
+                return reference.rows(x, mask, w)
+
+            yield _mlp_case(shape, "own", count, density, mask, ours, control, (x, *parts))
+
+
+def shared_mask_cases(shape: tuple[int, int], rows: tuple[int, ...], densities: tuple[float, ...]) -> Iterator[Case]:
+    """The rows of one request share the mask that its mean row gets."""
+    torch.manual_seed(0)
+    inputs, units = shape
+    parts = (_random(units, inputs), _random(units), _random(inputs, units), _random(inputs))
+    w = MlpWeights.pack(*parts, activation="relu")
+    gate = GateWeights.pack(torch.randn(inputs, RANK) / inputs**0.5, torch.randn(units, RANK))
+    for count in rows:
+        x = torch.randn(1, count, inputs)
+        scores = reference.lowrank_scores(x.mean(1), gate)
+        for density in densities:
+            thresholds = _thresholds(scores, density)
+            mask = scores > thresholds[:, None]
+
+            def ours(x: Tensor = x, thresholds: Tensor = thresholds) -> str:
+                return mlp_shared(x, lowrank_mask(x.mean(1), gate, thresholds).mask, w).kernel
+
+            def control(x: Tensor = x, mask: Tensor = mask) -> Tensor:
+                return reference.rows(x[0], mask, w)
+
+            yield _mlp_case(shape, "shared", count, density, mask, ours, control, (x[0], *parts))
+
+
+def _mlp_case(
+    shape: tuple[int, int],
+    kind: str,
+    rows: int,
+    density: float,
+    mask: Tensor,
+    ours: Callable[[], str],
+    control: Callable[[], Tensor],
+    inputs: tuple[Tensor, ...],
+) -> Case:
+    D, units = shape
+    gates = rows if kind == "own" else 1
+    macs = 2 * D * units * rows
+    return Case(
+        shape=f"{D}x{units}",
+        mask=kind,
+        rows=rows,
+        density=density,
+        active_share=mask.float().mean().item(),
+        macs_dense=macs,
+        gate_share=gates * RANK * (D + units) / macs if density < 1.0 else 0.0,
+        weight_bytes=int(mask.any(0).sum()) * 2 * D * 4,
+        ours=ours,
+        control=control,
+        dense=dense_mlp,
+        inputs=inputs,
+    )
+
+
+def conv_cases(quick: bool, densities: tuple[float, ...]) -> Iterator[Case]:
+    """One sample through two 3x3 convolutions with gated middle channels; the gate pools, then 16 units, then one score
+    a channel. Kept counts are what the density asks for: our kernel needs no rounding to oneDNN's blocks."""
+    torch.manual_seed(0)
+    for channels, size in QUICK_CONVS if quick else CONVS:
+        parts = (_random(channels, channels, 3, 3), _random(channels), _random(channels, channels, 3, 3))
+        inputs = (torch.randn(1, channels, size, size), *parts, _random(channels))
+        w = ConvWeights.pack((parts[0], parts[1]), (parts[2], inputs[-1]), activation="relu")
+        first, second = torch.randn(channels, RANK), torch.randn(RANK, channels)
+        x = inputs[0]
+
+        def scores(x: Tensor = x, first: Tensor = first, second: Tensor = second) -> Tensor:
+            return torch.relu(x.mean((2, 3)) @ first) @ second
+
+        for density in densities:
+            if round(density * channels) == 0:
+                continue
+            thresholds = _thresholds(scores(), density)
+            mask = scores() > thresholds[:, None]
+
+            def ours(
+                scores: Callable[[], Tensor] = scores,
+                thresholds: Tensor = thresholds,
+                x: Tensor = x,
+                w: ConvWeights = w,
+            ) -> str:
+                return conv(x, threshold_mask(scores(), thresholds).mask, w).kernel
+
+            def control(x: Tensor = x, mask: Tensor = mask, w: ConvWeights = w) -> Tensor:
+                return reference.conv(x, mask, w)
+
+            macs = 2 * 9 * channels * channels * size * size
+            yield Case(
+                shape=f"conv{channels}@{size}",
+                mask="conv",
+                rows=1,
+                density=density,
+                active_share=mask.float().mean().item(),
+                macs_dense=macs,
+                gate_share=2 * channels * RANK / macs,
+                weight_bytes=int(mask.sum()) * 2 * 9 * channels * 4,
+                ours=ours,
+                control=control,
+                dense=dense_conv,
+                inputs=inputs,
+            )
