@@ -18,13 +18,17 @@ from swan_runtime.kernels.weights import ConvWeights
 ConvKernel = Callable[[Tensor, Tensor, ConvWeights, Tensor | None], Tensor]
 
 
-def native(x: Tensor, mask: Tensor, w: ConvWeights, beta: Tensor | None) -> Tensor:
-    """Direct convolution over the active channels, nothing copied."""
+def native(x: Tensor, mask: Tensor, w: ConvWeights, beta: Tensor | None, threads: int = 1) -> Tensor:
+    """Direct convolution over the active channels, nothing copied; samples are shared out over the threads."""
     loaded = library()
     assert loaded is not None, "offered only where the library is loaded"
     y = torch.empty(x.shape[0], *w.fold(*w.middle_size(x.shape[2], x.shape[3])).shape)
+
+    def part_of(part: slice) -> None:
+        loaded.conv(w, x[part], mask[part], None if beta is None else beta[part], y[part])
+
     if x.shape[0]:
-        loaded.conv(w, x, mask, beta, y)
+        share_out(part_of, x.shape[0], threads)
     return y
 
 
@@ -66,14 +70,5 @@ CONV_KERNELS: dict[str, ConvKernel] = {
 
 
 def run(kernel: str, w: ConvWeights, x: Tensor, mask: Tensor, beta: Tensor | None, threads: int) -> Tensor:
-    """y of one kernel; the native one shares the samples out over at most `threads` threads."""
-    function = CONV_KERNELS[kernel]
-    if kernel != "native" or threads == 1 or x.shape[0] < 2:
-        return function(x, mask, w, beta)
-    y = torch.empty(x.shape[0], *w.fold(*w.middle_size(x.shape[2], x.shape[3])).shape)
-
-    def part_of(part: slice) -> None:
-        y[part] = function(x[part], mask[part], w, None if beta is None else beta[part])
-
-    share_out(part_of, x.shape[0], threads)
-    return y
+    """y of one kernel; only the native one uses more than one thread."""
+    return native(x, mask, w, beta, threads) if kernel == "native" else CONV_KERNELS[kernel](x, mask, w, beta)

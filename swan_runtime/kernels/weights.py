@@ -9,30 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from swan_runtime.errors import InvalidInputError
 from swan_runtime.kernels.activations import CODES, check_activation
-from swan_runtime.kernels.checks import check_tensor
-
-TILE = 128  # columns of the down matrix per tile: 8 AVX-512 accumulators (gating.md section 4 measured 128)
-
-
-def tile_columns(down_t: Tensor) -> Tensor:
-    """[F, O] -> flat [ceil(O/128)][F][128], zero-padded: the accumulators of one tile fit in registers."""
-    units, outputs = down_t.shape
-    tiles = -(-outputs // TILE)
-    padded = F.pad(down_t, (0, tiles * TILE - outputs))
-    return padded.view(units, tiles, TILE).transpose(0, 1).contiguous().view(-1)
-
-
-def _frozen(value: Tensor | None, name: str, shape: tuple[int | None, ...]) -> Tensor:
-    """A contiguous detached float32 copy; None becomes zeros."""
-    if value is None:
-        return torch.zeros([size or 0 for size in shape])
-    return check_tensor(value.detach(), name, torch.float32, shape).clone(memory_format=torch.contiguous_format)
+from swan_runtime.kernels.packing import TILE, fold, frozen, tile_columns
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,17 +45,17 @@ class MlpWeights:
         activation: str,
     ) -> MlpWeights:
         """From two nn.Linear: up [F, D], down [O, F], biases as they are (not folded), mean [F] or None for zero."""
-        up = _frozen(up, "up", (None, None))
+        up = frozen(up, "up", (None, None))
         units = up.shape[0]
-        down = _frozen(down, "down", (None, units))
-        mean = _frozen(mean, "mean", (units,))
-        bias = _frozen(down_bias, "down_bias", (down.shape[0],))
+        down = frozen(down, "down", (None, units))
+        mean = frozen(mean, "mean", (units,))
+        bias = frozen(down_bias, "down_bias", (down.shape[0],))
         down_t = down.t().contiguous()
         return MlpWeights(
             up=up,
-            up_bias=_frozen(up_bias, "up_bias", (units,)),
+            up_bias=frozen(up_bias, "up_bias", (units,)),
             down_t=down_t,
-            down_bias=_fold(bias, down, mean),
+            down_bias=fold(bias, down, mean),
             mean=mean,
             activation=check_activation(activation),
             down_tiled=tile_columns(down_t),
@@ -117,18 +99,18 @@ class GluWeights:
         activation: str,
     ) -> GluWeights:
         """From three nn.Linear as (weight, bias or None): gate, up [F, D], down [O, F]; mean [F] or None for zero."""
-        gate_matrix = _frozen(gate[0], "gate", (None, None))
+        gate_matrix = frozen(gate[0], "gate", (None, None))
         units, inputs = gate_matrix.shape
-        matrix = _frozen(down[0], "down", (None, units))
-        mean = _frozen(mean, "mean", (units,))
+        matrix = frozen(down[0], "down", (None, units))
+        mean = frozen(mean, "mean", (units,))
         down_t = matrix.t().contiguous()
         return GluWeights(
             gate=gate_matrix,
-            gate_bias=_frozen(gate[1], "gate_bias", (units,)),
-            up=_frozen(up[0], "up", (units, inputs)),
-            up_bias=_frozen(up[1], "up_bias", (units,)),
+            gate_bias=frozen(gate[1], "gate_bias", (units,)),
+            up=frozen(up[0], "up", (units, inputs)),
+            up_bias=frozen(up[1], "up_bias", (units,)),
             down_t=down_t,
-            down_bias=_fold(_frozen(down[1], "down_bias", (matrix.shape[0],)), matrix, mean),
+            down_bias=fold(frozen(down[1], "down_bias", (matrix.shape[0],)), matrix, mean),
             mean=mean,
             activation=check_activation(activation),
             down_tiled=tile_columns(down_t),
@@ -189,21 +171,21 @@ class ConvWeights:
     ) -> ConvWeights:
         """From two nn.Conv2d as (weight, bias or None): up [K, C, kh, kw], down [O, K, kh, kw]; padding: (up, down)."""
         check_activation(activation, tuple(CODES))
-        matrix = _frozen(up[0], "up", (None, None, None, None))
+        matrix = frozen(up[0], "up", (None, None, None, None))
         units = matrix.shape[0]
-        second = _frozen(down[0], "down", (None, units, None, None))
+        second = frozen(down[0], "down", (None, units, None, None))
         if (activation == "acon") != (acon is not None):
             raise InvalidInputError("acon", "parameters exactly when activation is 'acon'", activation)
         if acon is not None:
             acon = Acon(
-                *(_frozen(value, name, (units,)) for name, value in zip(("p1", "p2", "beta"), _acon(acon), strict=True))
+                *(frozen(value, name, (units,)) for name, value in zip(("p1", "p2", "beta"), _acon(acon), strict=True))
             )
         return ConvWeights(
             up=matrix,
-            up_bias=_frozen(up[1], "up_bias", (units,)),
+            up_bias=frozen(up[1], "up_bias", (units,)),
             down_t=second.permute(1, 2, 3, 0).contiguous(),
-            down_bias=_frozen(down[1], "down_bias", (second.shape[0],)),
-            mean=_frozen(mean, "mean", (units,)),
+            down_bias=frozen(down[1], "down_bias", (second.shape[0],)),
+            mean=frozen(mean, "mean", (units,)),
             activation=activation,
             stride=stride,
             padding=padding[0],
@@ -258,8 +240,8 @@ class Deviation:
 
     @staticmethod
     def pack(activation: str, center: Tensor, norm: Tensor) -> Deviation:
-        center = _frozen(center, "center", (None,))
-        norm = _frozen(norm, "norm", (center.shape[0],))
+        center = frozen(center, "center", (None,))
+        norm = frozen(norm, "norm", (center.shape[0],))
         more = -center.shape[0] % TILE
         return Deviation(check_activation(activation), center, norm, F.pad(center, (0, more)), F.pad(norm, (0, more)))
 
@@ -283,9 +265,9 @@ class GateWeights:
     @staticmethod
     def pack(p: Tensor, q: Tensor, bias: Tensor | None = None, deviation: Deviation | None = None) -> GateWeights:
         """p [D, r], q [F, r], bias [F] or None for zero."""
-        projection = _frozen(p, "p", (None, None))
-        rows = _frozen(q, "q", (None, projection.shape[1]))
-        bias = _frozen(bias, "bias", (rows.shape[0],))
+        projection = frozen(p, "p", (None, None))
+        rows = frozen(q, "q", (None, projection.shape[1]))
+        bias = frozen(bias, "bias", (rows.shape[0],))
         q_t = rows.t().contiguous()
         more_rank, more_units = -projection.shape[1] % 16, -rows.shape[0] % TILE
         return GateWeights(
@@ -313,8 +295,3 @@ class GateWeights:
 
 def _acon(acon: Acon) -> tuple[Tensor, Tensor, Tensor]:
     return acon.p1, acon.p2, acon.beta
-
-
-def _fold(bias: Tensor, down: Tensor, mean: Tensor) -> Tensor:
-    """b + W mean, summed in float64: the fold must not be the place where precision is lost."""
-    return (bias.double() + down.double() @ mean.double()).float()

@@ -32,7 +32,7 @@ from swan_runtime.kernels.weights import Acon
 NATIVE = [] if library() is None else ["native"]
 DENSITY = st.sampled_from([0.0, 0.03, 0.3, 0.7, 1.0])
 ACTIVATION = st.sampled_from(["relu", "gelu", "silu", "identity"])
-relaxed = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+relaxed = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def linear(outputs: int, inputs: int) -> tuple[Tensor, Tensor]:
