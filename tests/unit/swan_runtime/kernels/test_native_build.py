@@ -65,6 +65,7 @@ def test_a_directory_that_others_can_write_is_refused(tmp_path: Path) -> None:
         build.own_directory(shared)
 
 
+@pytest.mark.slow
 def test_without_a_compiler_numba_serves_and_the_log_says_why(tmp_path: Path) -> None:
     code = (
         "import torch\n"
