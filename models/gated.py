@@ -36,8 +36,8 @@ class GatedServable:
 
     def __init__(self, spec: ModelSpec, network: nn.Module, table: CalibrationTable, codec: Codec) -> None:
         self._spec = spec
-        self._codec = codec
-        self._runtime = Runtime(network, table)
+        self.codec = codec
+        self.runtime = Runtime(network, table)
 
     @property
     def spec(self) -> ModelSpec:
@@ -45,26 +45,26 @@ class GatedServable:
 
     @property
     def table(self) -> CalibrationTable | None:
-        return self._runtime.table
+        return self.runtime.table
 
     @property
     def fingerprint(self) -> str:
-        return self._runtime.fingerprint
+        return self.runtime.fingerprint
 
     def warm_up(self) -> None:
         for rows in (1, min(8, self._spec.max_batch_size)):
-            self._runtime.warm_up(*self._codec.encode(self.example(rows)))
+            self.runtime.warm_up(*self.codec.encode(self.example(rows)))
 
     def example(self, rows: int) -> Arrays:
-        return self._codec.example(rows)
+        return self.codec.example(rows)
 
     def infer(self, inputs: Arrays, budgets: NDArray[np.float64]) -> ModelOutput:
-        outputs, reports = self._runtime.infer(self._codec.encode(inputs), budgets.tolist())
-        return ModelOutput(self._codec.decode(outputs), reports)
+        outputs, reports = self.runtime.infer(self.codec.encode(inputs), budgets.tolist())
+        return ModelOutput(self.codec.decode(outputs), reports)
 
     def fired_units(self, inputs: Arrays, budget: float) -> Mapping[str, NDArray[np.float32]]:
         """Layer -> [units]: share of the row's masks in which each unit ran."""
-        shares = self._runtime.fired_units(self._codec.encode(inputs), budget)
+        shares = self.runtime.fired_units(self.codec.encode(inputs), budget)
         return {name: share.numpy() for name, share in shares.items()}
 
 

@@ -32,3 +32,9 @@ def write_package(
 
 def tensors_of(network: nn.Module) -> dict[str, Tensor]:
     return dict(network.state_dict())
+
+
+def write_rival(path: Path, network: nn.Module) -> None:
+    """Keep the weights of a dense network that the benchmark compares with."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({name: value.detach().contiguous() for name, value in network.state_dict().items()}, path)

@@ -19,7 +19,10 @@ LossFunction = Callable[[Tensor, float], tuple[Tensor, Mapping[str, float]]]
 
 @dataclass(frozen=True, slots=True)
 class TrainConfig:
-    """epochs over `num_rows` rows in batches of `batch_rows`; max_lr is the peak of the one-cycle schedule."""
+    """epochs over `num_rows` rows in batches of `batch_rows`; max_lr is the peak of the one-cycle schedule.
+
+    gate_lr: the gates' learning rate as a multiple of the others'.
+    """
 
     epochs: int
     batch_rows: int
@@ -28,6 +31,7 @@ class TrainConfig:
     seed: int = 0
     warm_up: float = 0.2
     max_grad_norm: float = 5.0
+    gate_lr: float = 1.0
 
 
 def one_cycle(done: float, warm_up: float) -> float:
@@ -39,12 +43,17 @@ def one_cycle(done: float, warm_up: float) -> float:
     return 1e-3 + (1 - 1e-3) * (1 + math.cos(math.pi * position)) / 2
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """Weight decay on matrices and kernels; none on vectors, norms and anything under a gate."""
+def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, object]]:
+    """Weight decay on matrices and kernels; none on vectors, norms and gates, which have their own rate."""
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    decayed = [p for name, p in named if p.ndim > 1 and "gate" not in name]
-    free = [p for name, p in named if p.ndim <= 1 or "gate" in name]
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
+    gates = [p for name, p in named if ".gate." in name]
+    decayed = [p for name, p in named if ".gate." not in name and p.ndim > 1]
+    free = [p for name, p in named if ".gate." not in name and p.ndim <= 1]
+    return [
+        {"params": decayed, "weight_decay": config.weight_decay, "scale": 1.0},
+        {"params": free, "weight_decay": 0.0, "scale": 1.0},
+        {"params": gates, "weight_decay": 0.0, "scale": config.gate_lr},
+    ]
 
 
 def train(
@@ -57,7 +66,7 @@ def train(
     each_epoch: Callable[[], Mapping[str, float]] = dict,
 ) -> None:
     """Train `model` in place; goes on from `checkpoint` if it holds one. each_epoch's numbers are shown and logged."""
-    optimizer = torch.optim.AdamW(parameter_groups(model, config.weight_decay), lr=config.max_lr)
+    optimizer = torch.optim.AdamW(parameter_groups(model, config), lr=config.max_lr)
     first = _resume(checkpoint, model, optimizer) if checkpoint else 0
     steps = num_rows // config.batch_rows
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -86,7 +95,7 @@ def _step(
     config: TrainConfig,
 ) -> dict[str, float]:
     for group in optimizer.param_groups:
-        group["lr"] = config.max_lr * one_cycle(done, config.warm_up)
+        group["lr"] = config.max_lr * group["scale"] * one_cycle(done, config.warm_up)
     optimizer.zero_grad(set_to_none=True)
     loss, shown = loss_fn(rows, done)
     loss.backward()  # type: ignore[no-untyped-call]

@@ -1,0 +1,77 @@
+"""fashion-mlp: dense teacher, gates from its first layer, one network for every budget, package, static rivals."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich.console import Console
+
+from models.recipes.fashion_data import BUDGETS, Splits, calibration_table, manifest
+from models.recipes.fashion_training import GatedTraining, train_dense, train_gated
+from models.recipes.packaging import tensors_of, write_package, write_rival
+from models.recipes.training import TrainConfig
+from models.registry import shipped_repository
+from models.swan_mlp import DenseMLP, SwanMLP, SwanMLPConfig, adopt_
+from swan_runtime.fit import fit_gates_
+
+NAME = "fashion-mlp"
+DESCRIPTION = "Classifies 28x28 pictures of clothes; a perceptron whose units are gated per picture (SWAN)"
+DENSE = TrainConfig(epochs=30, batch_rows=256, max_lr=1.5e-3, weight_decay=0.05)
+STATIC = TrainConfig(epochs=20, batch_rows=256, max_lr=2e-3, weight_decay=0.02)
+STATIC_SIZES = (128, 192, 320)  # 6, 10 and 19 % of the dense network's MACs
+STAGES = (
+    GatedTraining(TrainConfig(20, 256, 1e-3, 0.05), low=0.05, high=1.0, temperature=(1.0, 0.3)),
+    GatedTraining(
+        TrainConfig(14, 256, 6e-4, 0.05), low=0.05, high=0.35, temperature=(0.4, 0.15), weight=0.7, distil=(0.7, 0.7)
+    ),
+)
+
+
+def main(
+    quick: Annotated[bool, typer.Option(help="Few images, one epoch: under a minute, for tests.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Model repository to write to.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder with the training files, instead of apt.")] = None,
+    work: Annotated[Path, typer.Option(help="Checkpoints; a broken-off run goes on from here.")] = Path("out/recipes"),
+    rivals: Annotated[Path | None, typer.Option(help="Also train the static rivals and keep them here.")] = None,
+    seed: Annotated[int, typer.Option(help="Of initial weights, order and augmentation.")] = 0,
+) -> None:
+    """Train, calibrate and package. About 10 minutes on two quiet cores."""
+    console = Console()
+    splits = Splits.load(data, 1024 if quick else None, console)
+
+    def sized(config: TrainConfig) -> TrainConfig:
+        return replace(config, seed=seed, epochs=1 if quick else config.epochs)
+
+    def checkpoint(stage: str) -> Path | None:
+        return None if quick else work / NAME / f"{seed}-{stage}.safetensors"
+
+    torch.manual_seed(seed)
+    teacher = DenseMLP(SwanMLPConfig())
+    train_dense("teacher", teacher, splits, sized(DENSE), checkpoint("teacher"), max_shift=1)
+    network = adopt_(SwanMLP(SwanMLPConfig()), teacher)
+    fit_gates_(network, [(splits.scaled(8000),)])
+    for i, stage in enumerate(STAGES):
+        how = replace(stage, train=sized(stage.train))
+        train_gated(f"gated {i + 1}/{len(STAGES)}", network, teacher, splits, how, checkpoint(f"gated-{i + 1}"))
+
+    held_out = splits.calibration.take(slice(0, 500 if quick else None))
+    table = calibration_table(NAME, network, held_out, BUDGETS[::4] if quick else BUDGETS)
+    described = manifest(NAME, "swan_mlp", asdict(network.config), DESCRIPTION, deadline_s=0.05)
+    folder = write_package(out or shipped_repository(), "1", described, tensors_of(network), table)
+    console.print(f"wrote {folder}")
+    if rivals is None:
+        return
+    write_rival(rivals / NAME / "dense.safetensors", teacher)
+    for hidden in STATIC_SIZES:
+        torch.manual_seed(seed)
+        small = DenseMLP(SwanMLPConfig(hidden=hidden), dropout=0.0)
+        train_dense(f"static {hidden}", small, splits, sized(STATIC), checkpoint(f"static-{hidden}"), 1, teacher)
+        write_rival(rivals / NAME / f"static-{hidden}.safetensors", small)
+
+
+if __name__ == "__main__":
+    typer.run(main)
