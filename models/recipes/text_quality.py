@@ -62,6 +62,6 @@ def section_accuracy(
 
     optimizer.step(closure)  # type: ignore[no-untyped-call]
     with torch.no_grad():
-        predicted = (test @ weight.T + bias).argmax(1).tolist()
-    right = [names[i] == label for i, label in zip(predicted, test_labels, strict=True)]
-    return sum(right) / len(right)
+        predicted: list[int] = (test @ weight.T + bias).argmax(1).tolist()
+    right = sum(int(names[i] == label) for i, label in zip(predicted, test_labels, strict=True))
+    return right / len(predicted)

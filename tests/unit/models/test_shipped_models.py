@@ -55,8 +55,8 @@ def test_accuracy_and_compute_on_test_images_are_those_of_the_table(name: str) -
     for point in (model.table.points[0], model.table.points[-1]):
         probabilities, macs = answer(model, range(2000), [point.budget] * 2000)
         np.testing.assert_allclose(probabilities.sum(1), 1.0, atol=1e-5)
-        # two held-out samples of 5,000 and 2,000 images: standard error about 0.8 points
-        assert float((probabilities.argmax(1) == labels).mean()) == pytest.approx(point.quality, abs=0.03)
+        # two held-out samples of at least 1,000 and 2,000 images: standard error up to 1.6 points
+        assert float((probabilities.argmax(1) == labels).mean()) == pytest.approx(point.quality, abs=0.05)
         assert np.mean(macs) == pytest.approx(point.macs_mean, rel=0.05)
 
 
