@@ -20,7 +20,6 @@ from swan_runtime.report import ComputeReport
 
 log = logging.getLogger(__name__)
 
-ANY_QUALITY = Quality()
 REMEMBERED_BUDGETS = 1024
 FAR_SLOWER = 4.0  # times the prediction: where the law clips its own correction
 SLOW_BATCHES = 20
@@ -145,8 +144,8 @@ class HostedModel:
 
     def _bounds(self, quality: Quality, policy: DeadlinePolicy) -> tuple[float, float]:
         """Lowest and highest budget to answer at, resolved to what the calibration serves and the rails allow."""
-        if quality == ANY_QUALITY and policy is DeadlinePolicy.DEGRADE:  # nearly all requests
-            return self.rail_low, self.rail_high
+        if quality.minimum <= self.rail_low and quality.maximum >= self.rail_high and policy is DeadlinePolicy.DEGRADE:
+            return self.rail_low, self.rail_high  # nearly all requests
         floor, ceiling = self.served(quality.minimum), self.served(quality.maximum)
         if floor > self.rail_high:
             raise Overloaded(

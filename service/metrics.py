@@ -5,8 +5,10 @@ Prometheus rules: base units, `_total` counters, low cardinality, at most 300 se
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Iterable
 from enum import StrEnum
+from importlib.metadata import PackageNotFoundError, version
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -108,13 +110,18 @@ class Metrics:
         )
         self.controller_watchdog = counter("controller_watchdog_total", "Falls to the floor by the watchdog")
         self.desired_replicas = gauge("desired_replicas", "Replicas needed at the target budget", "livemostrecent")
-        self.shadow_agreement = gauge(
-            "shadow_agreement_ratio", "Share of re-run answers equal to the full budget's", "livemostrecent"
-        )
         self.worker_deaths = counter(
             "worker_deaths_total", "Worker threads that died under this model and were replaced"
         )
         self.build_info = gauge("build_info", "1, labelled with versions", "livemostrecent", ("version", "python"))
+        self.build_info.labels(_own_version(), platform.python_version()).set(1)
         self.profile_info = gauge(
             "profile_info", "1, labelled with the profile in use", "livemostrecent", (*_MODEL, "profile", "source")
         )
+
+
+def _own_version() -> str:
+    try:
+        return version("swan-serve")
+    except PackageNotFoundError:  # run from a checkout that is not installed
+        return "unknown"

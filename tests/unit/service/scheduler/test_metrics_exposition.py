@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 from dataclasses import replace
@@ -107,6 +108,13 @@ def test_triton_names_carry_the_same_counts_in_its_units() -> None:
     for reason in ("REJECTED", "BACKEND", "CANCELED"):
         assert value(text, "nv_inference_request_failure", reason=reason) == 1
     assert "nv_inference_count_total" not in text.decode()
+
+
+def test_a_scrape_says_which_build_answers() -> None:
+    registry = CollectorRegistry()
+    Metrics(registry)
+    (labels,) = [key[1] for key in samples(render(registry)) if key[0] == "swan_build_info"]
+    assert dict(labels)["python"] == platform.python_version()
 
 
 def test_label_values_are_escaped() -> None:
