@@ -108,6 +108,7 @@ class Scheduler:
             if self._models.get(hosted.key) is hosted:
                 del self._models[hosted.key]
                 self._policy.remove_model(hosted.key)
+            hosted.metrics.set_pending(0)
             hosted.metrics.publish()
             self._replaced = [other for other in self._replaced if other is not hosted]
 

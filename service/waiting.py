@@ -71,7 +71,10 @@ class WaitingRoom:
     def drop(self, entry: Entry, error: ServiceError, reason: str) -> None:
         """Answer a waiting request with an error and count it as shed."""
         self._remove(entry)
-        entry.hosted.metrics.count_shed(entry.label, reason)
+        if entry.future.cancelled():  # its client left in this very turn of the event loop
+            entry.hosted.metrics.count_cancelled(entry.label)
+        else:
+            entry.hosted.metrics.count_shed(entry.label, reason)
         entry.fail(error)
 
     def cancel(self, entry: Entry) -> bool:

@@ -162,6 +162,23 @@ def test_a_request_cancelled_while_it_runs_is_counted_once_and_its_neighbour_is_
     it.run(scenario())
 
 
+def test_a_client_that_leaves_in_the_turn_in_which_its_deadline_passes_is_counted_once() -> None:
+    it = bench(max_batch=1)
+
+    async def scenario() -> None:
+        it.submit(row(1))
+        gone = it.submit(row(2), Contract(timeout_s=1.5))
+        await settle()
+        gone.cancel()
+        await it.finish(2.0)  # the law sheds it before its task has seen the cancellation
+        assert gone.cancelled()
+        assert it.sample("requests_total", priority="normal", outcome="cancelled") == 1
+        assert it.sample("requests_total", priority="normal", outcome="shed") == 0
+        assert it.scheduler.num_pending == 0
+
+    it.run(scenario())
+
+
 def test_a_poisonous_row_fails_alone_and_tells_no_secret() -> None:
     it = bench()
     poison = {"x": np.full((1, 8), -1e7)}
