@@ -61,9 +61,9 @@ POLICIES: dict[str, PolicyFactory] = {
     "slackfit-30": lambda plan: SlackFit(plan, 0.3),
     "slackfit-30-adapted": lambda plan: SlackFit(plan, 0.3, adapted=True),
     "dimmer": Dimmer,
-    "dimmer-tuned": lambda plan: Dimmer(plan, 0.6, pole=0.2, period_s=0.02, window=2),
+    "dimmer-tuned": lambda plan: Dimmer(plan, 0.3, pole=0.5, period_s=0.4 * plan.default_deadline_s, window=10),
     "aimd": Aimd,
-    "aimd-tuned": lambda plan: Aimd(plan, 2 * plan.default_deadline_s, 0.5),
+    "aimd-tuned": lambda plan: Aimd(plan, 0.4 * plan.default_deadline_s, 0.3),
 }
 STATIC = "best-static"
 CLAIRVOYANT = "clairvoyant"
