@@ -11,11 +11,16 @@ TARGET_BUDGET = 0.9
 UTILISATION = 0.8  # busy share of the workers that the wanted number of replicas aims at
 
 
-def workers_needed(policy: Policy, models: Mapping[str, HostedModel], target_budget: float = TARGET_BUDGET) -> float:
+def workers_needed(
+    policy: Policy,
+    models: Mapping[str, HostedModel],
+    target_budget: float = TARGET_BUDGET,
+    now_s: float | None = None,
+) -> float:
     """Workers that all arrivals, refused ones too, would keep busy at the target budget in full batches."""
     needed = 0.0
     for hosted in models.values():
-        state = policy.state(hosted.key)
+        state = policy.state(hosted.key, now_s)
         batch = max(1, hosted.model.spec.max_batch_size)
         seconds = hosted.profile.seconds(hosted.served(target_budget), batch) * state.service_ratio
         needed += state.arrival_rate * seconds / batch
@@ -41,10 +46,10 @@ class DemandReport:
         shed = sum(hosted.metrics.num_shed_by_load for hosted in self._models.values())
         rate = max(0, shed - self._shed) / max(now - self._at_s, 1e-3)
         self._at_s, self._shed = now, shed
-        used = [hosted for hosted in self._models.values() if self._policy.state(hosted.key).arrival_rate > 0.0]
+        used = [hosted for hosted in self._models.values() if self._policy.state(hosted.key, now).arrival_rate > 0.0]
         budgets = [hosted.decided_budget / hosted.highest for hosted in used]
         return {
-            "demand_workers": workers_needed(self._policy, self._models, target_budget),
+            "demand_workers": workers_needed(self._policy, self._models, target_budget, now),
             "workers": float(self._num_workers),
             "mean_budget": sum(budgets) / len(budgets) if budgets else 1.0,
             "shed_per_s": rate,

@@ -34,7 +34,7 @@ class Fixed:
     def remove_model(self, name: str) -> None:
         self._plans.pop(name, None)
 
-    def state(self, model: str) -> ModelState:
+    def state(self, model: str, now_s: float | None = None) -> ModelState:
         return ModelState(self._clip(self._plans[model]), 1.0, 0.0, 0.0)
 
     def on_batch_done(self, done: BatchDone) -> None:

@@ -86,11 +86,11 @@ class DrainFeasible:
     def remove_model(self, name: str) -> None:
         self._tracks.pop(name, None)
 
-    def state(self, model: str) -> ModelState:
+    def state(self, model: str, now_s: float | None = None) -> ModelState:
         track = self._tracks[model]
         budget = min(max(self.budget, track.plan.min_budget), track.plan.max_budget)
         slowdown, alert = track.slowdown, self._alert(track)
-        return ModelState(budget, slowdown.kappa, slowdown.sigma, track.arrivals.at(self._now_s), alert)
+        return ModelState(budget, slowdown.kappa, slowdown.sigma, track.arrivals.at(now_s or self._now_s), alert)
 
     def autoscaling_stats(self, now_s: float) -> dict[str, float]:
         """What the replica reports to `service.control.autoscale`."""

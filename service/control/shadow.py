@@ -50,6 +50,6 @@ class Shadow:
         self._acting.on_batch_done(done)
         self._watched.on_batch_done(done)
 
-    def state(self, model: str) -> ModelState:
+    def state(self, model: str, now_s: float | None = None) -> ModelState:
         """Of the watched law: what a dashboard wants to see before it is let loose."""
-        return self._watched.state(model)
+        return self._watched.state(model, now_s)

@@ -151,6 +151,8 @@ def test_a_clock_that_steps_back_does_no_harm():
     back = law.decide(ReplicaView(99.0, {"reference": EdfQueue([item])}))
     assert back.budget == 1.0
     assert math.isfinite(law.state("reference").arrival_rate)
+    assert law.state("reference", 99.0).arrival_rate > law.state("reference", 130.0).arrival_rate
+    assert law.state("reference", 130.0).arrival_rate < 1e-9  # a load that ends is forgotten without another arrival
 
 
 def test_no_limit_cycle_at_constant_load():
