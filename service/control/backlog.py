@@ -59,6 +59,13 @@ class Backlog(NamedTuple):
             start += seconds / workers
         return worst, worst == head_late
 
+    def first_late(self, budget: float, machine: Machine) -> int | None:
+        """Index of the first batch that is late at this common budget; None if all are on time."""
+        for count in range(1, len(self.limits_s) + 1):
+            if Backlog(self.limits_s[:count], self.parts[:count], self.shares).lateness(budget, machine)[0] > 0.0:
+                return count - 1
+        return None
+
 
 def plan_backlog(lanes: Sequence[Lane], head_rows: int | None = None) -> Backlog:
     """Form the batches that dispatching would form. lanes: the most urgent first; its head batch has `head_rows`."""

@@ -6,8 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
 
-from service.control.lane import Lane, Machine
+from service.control.backlog import plan_backlog
+from service.control.lane import Lane, Machine, urgency
 from service.control.types import QueuedItem
+
+MAX_SINGLE_SHEDS = 64  # bounds the time of one decision; the next one goes on
 
 # least important class first, in it the costliest item, of these the newest: it is told early, and may try elsewhere
 _Candidate = tuple[int, float, int, QueuedItem]
@@ -38,6 +41,28 @@ def shed_to_feasible(lanes: Sequence[Lane], machine: Machine) -> list[QueuedItem
         dropped = _shed_walk([lane for lane in considered if lane.items], machine)
         shed += dropped
         gone |= {item.sequence for item in dropped}
+    return shed + _shed_rest(lanes, gone, machine)
+
+
+def _shed_rest(lanes: Sequence[Lane], gone: set[int], machine: Machine) -> list[QueuedItem]:
+    """What the walk, which counts every batch as full, left over: drop one by one until the batches formed fit."""
+    shed: list[QueuedItem] = []
+    while len(shed) < MAX_SINGLE_SHEDS:
+        rest = [lane._replace(items=[i for i in lane.items if i.sequence not in gone]) for lane in lanes]
+        rest = sorted([lane for lane in rest if lane.items], key=urgency)
+        backlog = plan_backlog(rest) if rest else None
+        low = min([lane.low for lane in rest], default=0.0)
+        late = backlog.first_late(low, machine) if backlog and backlog.lateness(low, machine)[0] > 0.0 else None
+        if backlog is None or late is None:
+            break
+        candidates = [
+            (item.priority, lane.floor_seconds_per_row(item) * item.rows, item.sequence, item)
+            for lane in rest
+            for i, item in enumerate(lane.items)
+            if lane.items[max(0, i - lane.batch + 1)].deadline_s - lane.guard_s <= backlog.limits_s[late]
+        ]
+        shed.append(max(candidates)[-1])
+        gone.add(shed[-1].sequence)
     return shed
 
 

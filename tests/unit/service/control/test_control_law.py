@@ -152,15 +152,19 @@ def test_shedding_leaves_a_feasible_queue(deadlines, floors, priorities):
     ]
     machine = Machine(0.0, 0.0, 1, math.inf)
     lane = Lane("a", items, 8, PROFILE, 1.0, 0.1, 1.0)
-    gone = set()
-    for _ in range(4):  # batches are formed anew after each pass; a pass may leave a crumb for the next
-        rest = [item for item in items if item.sequence not in gone]
-        dropped = shed_to_feasible([lane._replace(items=rest)], machine) if rest else []
-        if not dropped:
-            break
-        gone |= {item.sequence for item in dropped}
+    gone = {item.sequence for item in shed_to_feasible([lane], machine)}
     rest = [item for item in items if item.sequence not in gone]
     assert not rest or plan_backlog([lane._replace(items=rest)]).lateness(0.1, machine)[0] <= 1e-9
+
+
+def test_a_short_last_batch_is_not_taken_for_a_share_of_a_full_one():
+    items = [
+        QueuedItem("a", d, 0.0, i, floor=f) for i, (d, f) in enumerate([(0.01205, 0.1), (0.01205, 0.1), (0.5, 1.0)])
+    ]
+    machine, lane = Machine(0.0, 0.0, 1, math.inf), Lane("a", items, 8, PROFILE, 1.0, 0.1, 1.0)
+    assert plan_backlog([lane]).lateness(0.1, machine)[0] > 0.0
+    kept = [item for item in items if item not in shed_to_feasible([lane], machine)]
+    assert plan_backlog([lane._replace(items=kept)]).lateness(0.1, machine)[0] <= 0.0
 
 
 def test_the_least_important_class_is_shed_first():
