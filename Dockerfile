@@ -23,6 +23,7 @@ RUN pip install -q ${TORCH_PIP_ARGS} -r /src/requirements/torch.txt \
     && find . -type d -name tests -path '*/numba/*' -prune -exec rm -rf {} + \
     && find . -type d -name __pycache__ -prune -exec rm -rf {} +
 COPY pyproject.toml README.md LICENSE /src/
+COPY deploy/base/serve-config.yaml /src/deploy/base/serve-config.yaml
 COPY swan_runtime /src/swan_runtime
 COPY models /src/models
 COPY service /src/service

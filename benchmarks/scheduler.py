@@ -22,10 +22,10 @@ from service.control.fixed import Fixed
 from service.control.policy import DrainFeasible
 from service.control.profile import ServiceProfile
 from service.control.types import Policy
-from service.metrics import Metrics
-from service.scheduler import Scheduler
+from service.scheduling.scheduler import Scheduler
+from service.scheduling.worker import ThreadWorkers
+from service.telemetry.metrics import Metrics
 from service.types import Contract, Work
-from service.worker import ThreadWorkers
 from swan_runtime.budget import BudgetPoint, CalibrationTable
 from swan_runtime.report import ComputeReport, LayerReport
 

@@ -58,7 +58,7 @@ def free_port() -> int:
 def started(folder: Path, arguments: Sequence[str] = (), env: Mapping[str, str] | None = None) -> Iterator[Target]:
     """`swan serve` on free ports, with an admin plane only this test has the key of; stopped and reaped at the end."""
 
-    from service.security import GRANTED, KeyRing, create
+    from service.security.keys import GRANTED, KeyRing, create
 
     port, grpc_port = free_port(), free_port()
     credential, key = create("loadtest", GRANTED)
@@ -67,13 +67,13 @@ def started(folder: Path, arguments: Sequence[str] = (), env: Mapping[str, str] 
     command = [sys.executable, "-m", "service.cli", "serve", "--host", "127.0.0.1", "--port", str(port)]
     command += ["--grpc-port", str(grpc_port), *arguments]
     environment = {**os.environ, "SWAN_ADMIN_ENABLED": "1", "SWAN_API_KEYS_FILE": str(keys), **(env or {})}
-    log = (folder / "service.log").open("wb")
+    log = (folder / "service.telemetry.log").open("wb")
     process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True)
     target = Target(
         f"http://127.0.0.1:{port}", f"127.0.0.1:{grpc_port}", {"authorization": f"Bearer {credential}"}, process.pid
     )
     try:
-        wait_until_ready(target, process, folder / "service.log")
+        wait_until_ready(target, process, folder / "service.telemetry.log")
         yield target
     finally:
         stop(process)

@@ -23,30 +23,30 @@ from service.console.source import DataplaneSource
 from service.control.fixed import Fixed
 from service.control.policy import DrainFeasible
 from service.control.types import Policy
-from service.coordinator import Mode, SetPoints, SetPointSource
-from service.dataplane import Dataplane, ServerIdentity
 from service.errors import ModelFailed
-from service.exposition import collect
-from service.log import AccessLog, LogFormat, configure, get
-from service.metrics import Metrics
-from service.observer import RequestObserver
-from service.observing import AccessObserver, SpanObserver, Surroundings
-from service.operator_routes import MetricsRoute, SetPointRoute
-from service.package_source import PackageSource
-from service.profiler import Profile, profile_model, user_cache
-from service.readiness import Readiness
-from service.replica import Parts, ServiceReplica
-from service.repository import LiveRepository
-from service.scheduler import Limits as SchedulerLimits
-from service.scheduler import Scheduler
-from service.security import KeyFileError, build_authorizer
-from service.tracing import TraceSettings, build_tracer
-from service.worker import ThreadWorkers
+from service.host.coordinator import Mode, SetPoints, SetPointSource
+from service.host.operator_routes import MetricsRoute, SetPointRoute
+from service.host.replica import Parts, ServiceReplica
+from service.inference.dataplane import Dataplane, ServerIdentity
+from service.inference.package_source import PackageSource
+from service.inference.readiness import Readiness
+from service.inference.repository import LiveRepository
+from service.scheduling.profiler import Profile, profile_model, user_cache
+from service.scheduling.scheduler import Limits as SchedulerLimits
+from service.scheduling.scheduler import Scheduler
+from service.scheduling.worker import ThreadWorkers
+from service.security.keys import KeyFileError, build_authorizer
+from service.telemetry.exposition import collect
+from service.telemetry.log import AccessLog, LogFormat, configure, get
+from service.telemetry.metrics import Metrics
+from service.telemetry.observer import RequestObserver
+from service.telemetry.observing import AccessObserver, SpanObserver, Surroundings
+from service.telemetry.tracing import TraceSettings, build_tracer
 
 
 def build_app(args: Mapping[str, Any]) -> Any:
     """The Ray Serve application for `import_path: service.app:build_app`. Raises InvalidSetting."""
-    from service.model_server import deployment
+    from service.host.model_server import deployment
 
     return deployment().bind(Settings.load(args), start_replica)
 

@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from service.errors import InvalidRequest
-from service.limits import Limits
+from service.inference.limits import Limits
 
 ENVIRONMENT_PREFIX = "SWAN_"
 METRICS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
@@ -47,7 +47,9 @@ class Settings(BaseSettings):
         None, description="Folder for measured service times; empty = the user's cache."
     )
 
-    limits: Limits = Field(Limits(), description="Bounds on requests: service/limits.py; SWAN_LIMITS__NAME sets one.")
+    limits: Limits = Field(
+        Limits(), description="Bounds on requests, see inference/limits.py; SWAN_LIMITS__NAME sets one."
+    )
     nan_as_null: bool = Field(False, description="Answer NaN in JSON outputs as null instead of the NaN literal.")
 
     admin_enabled: bool = Field(False, description="Offer load, unload and control routes.")

@@ -29,9 +29,9 @@ from service.api.http_body import Receive, Send
 from service.api.openapi import ApiDescription
 from service.api.rest import RestApi, RouteRow
 from service.api.status import refusal
-from service.dataplane import Dataplane
 from service.errors import MethodNotAllowed, NotFound, ServiceError
-from service.limits import Limits
+from service.inference.dataplane import Dataplane
+from service.inference.limits import Limits
 
 
 @dataclass(frozen=True, slots=True)

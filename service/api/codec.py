@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.datatypes import NUMPY_TYPES
 from service.errors import InvalidRequest
+from service.inference.datatypes import NUMPY_TYPES
 
 _LENGTH = struct.Struct("<I")
 

@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from service.datatypes import DATATYPES
 from service.errors import InvalidRequest, NotOffered
-from service.limits import Limits
+from service.inference.datatypes import DATATYPES
+from service.inference.limits import Limits
 from service.types import OutputRequest, ParameterValue
 
 _SHARED_MEMORY = ("shared_memory_region", "shared_memory_byte_size", "shared_memory_offset")

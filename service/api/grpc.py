@@ -14,10 +14,10 @@ from service.api.buffers import off_loop
 from service.api.grpc_codec import CallFacts
 from service.api.grpc_frame import Rpc
 from service.api.grpc_stream import InferStream
-from service.dataplane import EXTENSIONS, Dataplane
 from service.errors import NotOffered
-from service.limits import Limits
-from service.metadata import model_metadata, statistics_json
+from service.inference.dataplane import EXTENSIONS, Dataplane
+from service.inference.limits import Limits
+from service.inference.metadata import model_metadata, statistics_json
 
 
 class GrpcApi:

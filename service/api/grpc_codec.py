@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.api import codec, fields, proto
-from service.contract import parse_contract
-from service.datatypes import NUMPY_TYPES
 from service.errors import InvalidRequest
-from service.limits import Limits
+from service.inference.contract import parse_contract
+from service.inference.datatypes import NUMPY_TYPES
+from service.inference.limits import Limits
 from service.types import InferRequest, InferResponse, OutputRequest, ParameterValue
 
 _EMPTY_FINAL = "triton_enable_empty_final_response"

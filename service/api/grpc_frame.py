@@ -17,7 +17,7 @@ from service.api.grpc_codec import CallFacts
 from service.api.http import request_id_of
 from service.api.status import refusal
 from service.errors import InvalidRequest, PayloadTooLarge
-from service.limits import Limits
+from service.inference.limits import Limits
 
 
 class CallContext(Protocol):

@@ -11,8 +11,8 @@ from service.api import proto
 from service.api.auth import Scope
 from service.api.grpc_codec import CallFacts
 from service.api.grpc_frame import Rpc
-from service.dataplane import Dataplane
 from service.errors import NotFound
+from service.inference.dataplane import Dataplane
 
 _SERVICES = (proto.SERVICE, proto.HEALTH, proto.REFLECTION, proto.REFLECTION_ALPHA)
 _SERVING, _NOT_SERVING, _SERVICE_UNKNOWN = 1, 2, 3

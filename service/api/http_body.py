@@ -9,7 +9,7 @@ from typing import Any
 
 from service.api.buffers import Hold, off_loop
 from service.errors import Cancelled, InvalidRequest, PayloadTooLarge, RequestTooSlow, UnsupportedEncoding
-from service.limits import Limits
+from service.inference.limits import Limits
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]

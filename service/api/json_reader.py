@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from service.errors import InvalidRequest, PayloadTooLarge
-from service.limits import Limits
+from service.inference.limits import Limits
 
 
 def read_json_object(data: bytes | memoryview, limits: Limits) -> dict[str, Any]:

@@ -11,8 +11,8 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from service.datatypes import FLOATS, NOT_IN_JSON, NUMPY_TYPES
 from service.errors import InvalidRequest
+from service.inference.datatypes import FLOATS, NOT_IN_JSON, NUMPY_TYPES
 
 
 def from_json(name: str, datatype: str, shape: tuple[int, ...], elements: int, data: Any) -> NDArray[Any]:

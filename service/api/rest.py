@@ -15,12 +15,12 @@ from service.api.disconnect import CancelOnDisconnect
 from service.api.http import JSON, Answer, Call, Endpoint
 from service.api.http_body import accepted_encoding, compress, read_body
 from service.api.json_reader import check_depth, read_json_object
-from service.compute import server_timing
-from service.contract import parse_contract
-from service.dataplane import EXTENSIONS, Dataplane
 from service.errors import InvalidRequest, NotFound, NotOffered, Unavailable
-from service.limits import Limits
-from service.metadata import model_metadata, statistics_json
+from service.inference.compute import server_timing
+from service.inference.contract import parse_contract
+from service.inference.dataplane import EXTENSIONS, Dataplane
+from service.inference.limits import Limits
+from service.inference.metadata import model_metadata, statistics_json
 from service.types import InferRequest
 
 RouteRow = tuple[str, str, Scope, Endpoint]  # method, path, scope, endpoint

@@ -13,9 +13,9 @@ from models.interface import ModelSpec
 from service.api import codec, fields
 from service.api.json_reader import check_depth, read_json_object
 from service.api.json_tensors import from_json, to_json
-from service.datatypes import NUMPY_TYPES
 from service.errors import InvalidRequest
-from service.limits import Limits
+from service.inference.datatypes import NUMPY_TYPES
+from service.inference.limits import Limits
 from service.types import InferResponse, OutputRequest, OutputTensor, ParameterValue
 
 LENGTH_HEADER = "inference-header-content-length"

@@ -13,10 +13,10 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 
 from models.interface import Arrays, ModelSpec
-from service.client import Answer, Client, ClientError, Target
+from service.commands.client import Answer, Client, ClientError, Target
+from service.commands.pictures import PictureError, half_blocks, light_ground, read_picture, shades
 from service.console.inputs import form_of
 from service.console.views import classes as confidences
-from service.pictures import PictureError, half_blocks, light_ground, read_picture, shades
 
 app = typer.Typer(add_completion=False)
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from service.api.auth import Scope
-from service.security import KeyFileError, KeyRing, create
+from service.security.keys import KeyFileError, KeyRing, create
 
 app = typer.Typer(
     no_args_is_help=True,

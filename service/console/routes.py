@@ -16,7 +16,7 @@ from service.console.console import Console
 from service.console.page import load_page
 from service.console.views import Json
 from service.errors import InvalidRequest
-from service.limits import Limits
+from service.inference.limits import Limits
 
 MAX_BODY_BYTES = 4 << 20
 JSON_HEADERS = {"content-type": "application/json", "cache-control": "no-store", "x-content-type-options": "nosniff"}

@@ -7,9 +7,9 @@ import uuid
 from collections.abc import Sequence
 
 from models.interface import Arrays, ServableModel
-from service.dataplane import Dataplane
 from service.errors import ServiceError
-from service.repository import ModelRepository
+from service.inference.dataplane import Dataplane
+from service.inference.repository import ModelRepository
 from service.types import Contract, InferRequest, InferResponse, Quality
 
 

@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 from models.interface import ModelSpec, TensorSpec
+from service.inference.package_source import PackageSource
 from service.launcher.plan import Plan
-from service.package_source import PackageSource
 from swan_runtime.budget import CalibrationTable
 
 FREE_AXIS = 8  # length shown for an axis that may have any

@@ -81,8 +81,8 @@ def serve(plan: Plan, console: Console) -> int:
 
 
 def _without_ray(plan: Plan, console: Console) -> int:
+    from service.host.standalone import Address
     from service.launcher.without_ray import serve_here
-    from service.standalone import Address
 
     console.print("Starting one replica in this process, without Ray.")
     file = plan.file

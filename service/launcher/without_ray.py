@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 from service.app import start_replica
 from service.config import Settings
-from service.coordinator import Coordinator, follow
-from service.standalone import Address, serve
+from service.host.coordinator import Coordinator, follow
+from service.host.standalone import Address, serve
 
 
 def serve_here(settings: Settings, address: Address, on_ready: Callable[[], None]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from models.registry import find_package, load_package, shipped_repository
 from service.control.types import ModelPlan
 from service.errors import InvalidRequest
-from service.profiler import profile_model
+from service.scheduling.profiler import profile_model
 from service.simulator.plant import Plant, table_plant
 
 

@@ -74,10 +74,10 @@ def test_the_local_prometheus_config_is_accepted() -> None:
 
 
 def declared_metrics() -> set[str]:
-    """Every series name that service/metrics.py can expose."""
+    """Every series name that service/telemetry/metrics.py can expose."""
     from prometheus_client import CollectorRegistry
 
-    from service.metrics import Metrics
+    from service.telemetry.metrics import Metrics
 
     registry = CollectorRegistry()
     Metrics(registry)

@@ -9,9 +9,9 @@ from typing import Any
 import grpc
 
 from service.config import Settings
-from service.coordinator import SetPoints, SetPointSource
-from service.model_server import deployment
-from service.mounting import ReplicaContext
+from service.host.coordinator import SetPoints, SetPointSource
+from service.host.model_server import deployment
+from service.host.mounting import ReplicaContext
 
 LIVE = b"\x08\x01"  # ServerLiveResponse(live=True); the same bytes are ready=True
 

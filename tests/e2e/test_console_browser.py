@@ -10,7 +10,7 @@ from PIL import Image
 
 from models.data import fashion
 from service.api.auth import Scope
-from service.security import ApiKeyAuthorizer, KeyRing, create
+from service.security.keys import ApiKeyAuthorizer, KeyRing, create
 from tests.support.console_server import console_server
 
 pytestmark = [pytest.mark.browser, pytest.mark.e2e]

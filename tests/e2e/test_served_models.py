@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -67,7 +68,7 @@ def test_the_printed_lines_work_as_printed(served: RunningService) -> None:
 
 
 def test_metrics_hold_all_replicas(served: RunningService) -> None:
-    before = _answered(served)
+    before = _settled(served)
     body = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 1], "data": [1]}]}
     with ThreadPoolExecutor(8) as pool:
         statuses = list(pool.map(lambda _: _post(served, "/v2/models/identity/infer", body).status_code, range(40)))
@@ -110,6 +111,16 @@ def test_a_lost_coordinator_is_replaced_and_remembers(served: RunningService) ->
 
 def _post(service: RunningService, path: str, body: object) -> httpx.Response:
     return httpx.post(f"http://{service.http}{path}", json=body, trust_env=False, timeout=60)
+
+
+def _settled(service: RunningService) -> float:
+    """The count once it stands still: the replica that is not asked publishes up to 0.1 s after its last answer."""
+    began, count = time.monotonic(), _answered(service)
+    while time.monotonic() - began < 0.5:
+        now = _answered(service)
+        if now != count:
+            began, count = time.monotonic(), now
+    return count
 
 
 def _answered(service: RunningService) -> float:

@@ -10,8 +10,8 @@ from service.console.console import Console
 from service.console.live import LiveFeed
 from service.console.routes import console_routes
 from service.console.source import DataplaneSource
-from service.metrics import Metrics
-from service.model_metrics import ModelMetrics, Served
+from service.telemetry.metrics import Metrics
+from service.telemetry.model_metrics import ModelMetrics, Served
 from service.types import Completion, Work
 from tests.support.oip_server import OipServer
 from tests.support.tiny_gated import TinyEmbedder, TinyGated

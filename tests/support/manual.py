@@ -12,10 +12,10 @@ from prometheus_client import CollectorRegistry
 from models.interface import Arrays, ServableModel
 from service.control.profile import ServiceProfile
 from service.control.types import Policy
-from service.metrics import Metrics
-from service.scheduler import Limits, Scheduler
+from service.scheduling.scheduler import Limits, Scheduler
+from service.scheduling.worker import Done, Job, JobResult, run_job
+from service.telemetry.metrics import Metrics
 from service.types import Completion, Contract, Work
-from service.worker import Done, Job, JobResult, run_job
 
 T = TypeVar("T")
 Task = asyncio.Task[Completion]

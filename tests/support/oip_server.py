@@ -11,14 +11,14 @@ from typing import Any, TypeVar
 from service.api.application import ApiOptions, OipApp
 from service.api.auth import AllowAll, Authorizer
 from service.api.http import ExtraRoute
-from service.dataplane import Dataplane, ServerIdentity
-from service.executor import DirectExecutor
-from service.limits import Limits
-from service.observer import RequestObserver
-from service.readiness import Readiness
-from service.repository import LiveRepository, ModelSource
-from service.standalone import Address, serve
-from service.tls import TlsSettings
+from service.host.standalone import Address, serve
+from service.inference.dataplane import Dataplane, ServerIdentity
+from service.inference.executor import DirectExecutor
+from service.inference.limits import Limits
+from service.inference.readiness import Readiness
+from service.inference.repository import LiveRepository, ModelSource
+from service.security.tls import TlsSettings
+from service.telemetry.observer import RequestObserver
 from tests.support.tiny_models import SlowModel, all_models
 
 T = TypeVar("T")

@@ -14,15 +14,15 @@ from service.api.auth import AllowAll, Scope
 from service.api.http import ExtraRoute
 from service.control.policy import DrainFeasible
 from service.control.profile import ServiceProfile, fit_profile
-from service.dataplane import Dataplane
-from service.metrics import Metrics
-from service.operator_routes import MetricsRoute
-from service.profiler import Effort, measure
-from service.readiness import Readiness
-from service.repository import LiveRepository
-from service.scheduler import Scheduler
-from service.standalone import Address, serve
-from service.worker import ThreadWorkers
+from service.host.operator_routes import MetricsRoute
+from service.host.standalone import Address, serve
+from service.inference.dataplane import Dataplane
+from service.inference.readiness import Readiness
+from service.inference.repository import LiveRepository
+from service.scheduling.profiler import Effort, measure
+from service.scheduling.scheduler import Scheduler
+from service.scheduling.worker import ThreadWorkers
+from service.telemetry.metrics import Metrics
 
 
 class OneModel:

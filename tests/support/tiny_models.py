@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.interface import Arrays, ModelOutput, ModelSpec, ServableModel, TensorSpec
-from service.datatypes import DATATYPES
+from service.inference.datatypes import DATATYPES
 from swan_runtime.budget import CalibrationTable
 from swan_runtime.errors import InvalidInputError
 from swan_runtime.report import ComputeReport, LayerReport

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from service.api.auth import Scope
-from service.security import ApiKeyAuthorizer, KeyRing, create
+from service.security.keys import ApiKeyAuthorizer, KeyRing, create
 from tests.support.console_server import console_server
 
 

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 from models.data import fashion
 from service.api.auth import Scope
 from service.commands.infer import app
-from service.security import ApiKeyAuthorizer, KeyRing, create
+from service.security.keys import ApiKeyAuthorizer, KeyRing, create
 from tests.support.console_server import console_server
 
 KEY, ENTRY = create("cli", [Scope.INFER])

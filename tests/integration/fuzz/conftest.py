@@ -8,7 +8,7 @@ from http.client import HTTPConnection
 import psutil
 import pytest
 
-from service.limits import Limits
+from service.inference.limits import Limits
 from tests.support.oip_server import OipServer
 
 # a case may hold a body and its decompressed form; beyond that the process must not grow

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from service.api import proto
-from service.datatypes import DATATYPES
+from service.inference.datatypes import DATATYPES
 from tests.integration.fuzz.conftest import Target
 from tests.support.oip_server import OipServer
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from service.datatypes import DATATYPES
+from service.inference.datatypes import DATATYPES
 from tests.integration.fuzz.conftest import Target
 
 QUICK = settings(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tritonclient.utils import InferenceServerException
 
-from service.datatypes import DATATYPES
+from service.inference.datatypes import DATATYPES
 from tests.support.oip_clients import OipClient, int32
 from tests.support.oip_server import OipServer
 

@@ -14,7 +14,7 @@ import orjson
 import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from service.limits import Limits
+from service.inference.limits import Limits
 from tests.support.oip_server import OipServer
 from tests.support.raw_http import connect, exchange, read_to_end, status
 

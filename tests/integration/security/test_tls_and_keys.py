@@ -15,8 +15,8 @@ from geventhttpclient.response import HTTPConnectionClosed
 from tritonclient.utils import InferenceServerException
 
 from service.api.auth import Scope
-from service.security import ApiKeyAuthorizer, KeyRing, create
-from service.tls import TlsSettings
+from service.security.keys import ApiKeyAuthorizer, KeyRing, create
+from service.security.tls import TlsSettings
 from tests.support.oip_server import OipServer
 
 INFER_KEY, INFER_ENTRY = create("shop", [Scope.INFER])

@@ -16,13 +16,13 @@ import structlog
 import tritonclient.grpc.aio
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from service import log
 from service.api.auth import Scope
 from service.app import start_replica
 from service.config import InvalidSetting, Settings
-from service.coordinator import Coordinator
-from service.security import KeyRing, create
-from service.standalone import serve
+from service.host.coordinator import Coordinator
+from service.host.standalone import serve
+from service.security.keys import KeyRing, create
+from service.telemetry import log
 from tests.support.import_package import write_package
 
 BODY = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [1, 2]}]}

@@ -17,11 +17,11 @@ import tritonclient.http.aio
 from service.api.auth import Scope
 from service.app import start_replica
 from service.config import InvalidSetting, Settings
-from service.coordinator import Coordinator, follow
 from service.errors import ModelFailed
-from service.replica import ServiceReplica
-from service.security import KeyRing, create
-from service.standalone import Address, serve
+from service.host.coordinator import Coordinator, follow
+from service.host.replica import ServiceReplica
+from service.host.standalone import Address, serve
+from service.security.keys import KeyRing, create
 from tests.support.import_package import write_package
 
 

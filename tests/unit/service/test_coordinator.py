@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.coordinator import Coordinator, Mode, SetPoints, follow
 from service.errors import InvalidRequest
+from service.host.coordinator import Coordinator, Mode, SetPoints, follow
 
 
 async def test_a_waiting_replica_is_woken_by_a_change() -> None:

@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service.classification import classify
-from service.compute import compute_parameters, server_timing
-from service.dataplane import Dataplane, ServerIdentity
 from service.errors import Cancelled, DeadlineExceeded, InvalidRequest, ModelFailed, NotOffered, ServiceError
-from service.executor import DirectExecutor
-from service.metadata import statistics_json
-from service.readiness import Readiness
-from service.repository import LiveRepository
-from service.statistics import Statistics
+from service.inference.classification import classify
+from service.inference.compute import compute_parameters, server_timing
+from service.inference.dataplane import Dataplane, ServerIdentity
+from service.inference.executor import DirectExecutor
+from service.inference.metadata import statistics_json
+from service.inference.readiness import Readiness
+from service.inference.repository import LiveRepository
+from service.inference.statistics import Statistics
 from service.types import Completion, Contract, InferRequest, LimitedBy, OutputRequest, Quality, Work
 from swan_runtime.report import ComputeReport, LayerReport
 from tests.support.tiny_models import SlowModel, all_models

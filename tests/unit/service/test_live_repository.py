@@ -8,7 +8,7 @@ import pytest
 
 from models.interface import ServableModel
 from service.errors import InvalidRequest, ModelFailed, NotFound, Unavailable
-from service.repository import LiveRepository, ModelState
+from service.inference.repository import LiveRepository, ModelState
 from tests.support.tiny_models import MemorySource, TinyModel, add_sub
 
 

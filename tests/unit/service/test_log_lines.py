@@ -6,7 +6,7 @@ import logging
 import pytest
 import structlog
 
-from service import log
+from service.telemetry import log
 
 
 @pytest.fixture

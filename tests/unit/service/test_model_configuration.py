@@ -5,7 +5,7 @@ from __future__ import annotations
 from google.protobuf import json_format
 
 from service.api import proto
-from service.model_config import model_config
+from service.inference.model_config import model_config
 from tests.support.gated_numpy import BUDGETS, GatedNumpy
 from tests.support.tiny_models import add_sub
 

@@ -7,10 +7,10 @@ import pytest
 import structlog
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from service import log
 from service.errors import InvalidRequest, ModelFailed, Overloaded
-from service.observing import AccessObserver, SpanObserver, Surroundings
-from service.tracing import OtlpTracer, TraceSettings
+from service.telemetry import log
+from service.telemetry.observing import AccessObserver, SpanObserver, Surroundings
+from service.telemetry.tracing import OtlpTracer, TraceSettings
 from service.types import Completion, Contract, LimitedBy, Work
 from swan_runtime.report import ComputeReport, LayerReport
 

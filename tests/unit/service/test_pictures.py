@@ -5,8 +5,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from rich.console import Console
 
-from service.client import ClientError, Target
-from service.pictures import PictureError, half_blocks, light_ground, read_picture, shades
+from service.commands.client import ClientError, Target
+from service.commands.pictures import PictureError, half_blocks, light_ground, read_picture, shades
 
 
 def _save(path, pixels, mode=None):

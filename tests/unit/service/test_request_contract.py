@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from service.contract import parse_contract
 from service.errors import InvalidRequest
+from service.inference.contract import parse_contract
 from service.types import Contract, DeadlinePolicy, Quality
 
 

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from service.api.auth import AllowAll, Scope
 from service.commands.keys import app
 from service.errors import Forbidden, Unauthenticated
-from service.security import (
+from service.security.keys import (
     GRANTED,
     ApiKey,
     ApiKeyAuthorizer,

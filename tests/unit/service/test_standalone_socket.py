@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 
-from service.standalone import listen
+from service.host.standalone import listen
 
 
 def test_accepted_connections_send_at_once() -> None:

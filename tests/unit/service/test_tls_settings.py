@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from service.tls import TlsError, TlsSettings
+from service.security.tls import TlsError, TlsSettings
 
 
 @pytest.fixture(scope="module")

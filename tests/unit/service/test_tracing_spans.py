@@ -5,7 +5,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from service.tracing import NullTracer, OtlpTracer, TraceSettings, build_tracer
+from service.telemetry.tracing import NullTracer, OtlpTracer, TraceSettings, build_tracer
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
@@ -35,7 +35,7 @@ def collector():
 
 def test_without_an_endpoint_nothing_is_imported():
     code = (
-        "import sys; from service.tracing import *; t = build_tracer(TraceSettings())\n"
+        "import sys; from service.telemetry.tracing import *; t = build_tracer(TraceSettings())\n"
         "with t.span('infer', {}) as s: s.set_attributes({'a': 1})\n"
         "t.close(); sys.exit(any(name.startswith('opentelemetry') for name in sys.modules))"
     )

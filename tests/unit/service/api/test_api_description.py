@@ -12,10 +12,10 @@ from service.api.application import OipApp
 from service.api.auth import Scope
 from service.api.http import Call, ExtraRoute
 from service.api.openapi import ApiDescription
-from service.dataplane import Dataplane
-from service.executor import DirectExecutor
-from service.readiness import Readiness
-from service.repository import LiveRepository
+from service.inference.dataplane import Dataplane
+from service.inference.executor import DirectExecutor
+from service.inference.readiness import Readiness
+from service.inference.repository import LiveRepository
 from tests.support.tiny_models import MemorySource
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from service.api.http_body import accepted_encoding, compress, inflate, read_body
 from service.errors import Cancelled, InvalidRequest, PayloadTooLarge, RequestTooSlow, UnsupportedEncoding
-from service.limits import Limits
+from service.inference.limits import Limits
 
 LIMITS = Limits(max_body_bytes=3 << 20, max_chunks=10, body_timeout_s=0.05, max_inflate_ratio=20)
 

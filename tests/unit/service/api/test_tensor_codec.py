@@ -14,8 +14,8 @@ from hypothesis.extra import numpy as hnp
 
 from service.api import codec
 from service.api.json_tensors import from_json, to_json
-from service.datatypes import NOT_IN_JSON, NUMPY_TYPES
 from service.errors import InvalidRequest
+from service.inference.datatypes import NOT_IN_JSON, NUMPY_TYPES
 
 shapes = hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4)
 no_time_limit = settings(deadline=None, max_examples=60)

@@ -13,17 +13,17 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.exposition import render
-from service.metrics import Metrics
-from service.model_metrics import BatchCost, ControllerState, ModelMetrics, Served
-from service.triton_names import triton_text
+from service.telemetry.exposition import render
+from service.telemetry.metrics import Metrics
+from service.telemetry.model_metrics import BatchCost, ControllerState, ModelMetrics, Served
+from service.telemetry.triton_names import triton_text
 
 STATE = ControllerState(0.5, 0.1, 1.2, 0.05, 3, 0.01, 100.0, "floor", "auto")
 REPLICA = """
 import sys
 from prometheus_client import CollectorRegistry
-from service.metrics import Metrics
-from service.model_metrics import ControllerState, ModelMetrics, Served
+from service.telemetry.metrics import Metrics
+from service.telemetry.model_metrics import ControllerState, ModelMetrics, Served
 model = ModelMetrics(Metrics(CollectorRegistry(), [0.3]), "m", "1")
 macs = int(sys.argv[1])
 model.count_served([Served("normal", 0.01, 0.02, True, 0.5, 0.5, macs, 2 * macs, 0.9)])

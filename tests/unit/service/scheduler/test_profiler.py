@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from models.interface import Arrays, ModelOutput
-from service.profiler import Effort, batch_sizes, measure, profile_key, profile_model, user_cache
+from service.scheduling.profiler import Effort, batch_sizes, measure, profile_key, profile_model, user_cache
 from tests.support.gated_numpy import GatedNumpy
 from tests.support.manual import ManualClock
 

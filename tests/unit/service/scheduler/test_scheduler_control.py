@@ -12,8 +12,8 @@ import pytest
 from service.control.fixed import Fixed
 from service.control.policy import DrainFeasible
 from service.control.types import Decision, ReplicaView
-from service.coordinator import Mode, SetPoints
 from service.errors import DeadlineExceeded, Overloaded
+from service.host.coordinator import Mode, SetPoints
 from service.types import Completion, Contract, DeadlinePolicy, LimitedBy, Quality
 from tests.support.gated_numpy import GatedNumpy
 from tests.support.manual import Bench, Task, profile_of, settle

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from service.control.fixed import Fixed
 from service.control.policy import DrainFeasible
 from service.control.types import Policy
-from service.coordinator import Mode, SetPoints
 from service.errors import DeadlineExceeded, ModelFailed, Overloaded, ServiceError
-from service.metrics import Outcome
+from service.host.coordinator import Mode, SetPoints
+from service.telemetry.metrics import Outcome
 from service.types import Completion, Contract, DeadlinePolicy, Quality
 from tests.support.gated_numpy import GatedNumpy
 from tests.support.manual import Bench, Task, settle
@@ -179,10 +179,10 @@ def test_concurrent_answers_equal_serial_ones(rows: list[int], seed: int) -> Non
     """N at once on real threads, against one by one."""
     from prometheus_client import CollectorRegistry
 
-    from service.metrics import Metrics
-    from service.scheduler import Scheduler
+    from service.scheduling.scheduler import Scheduler
+    from service.scheduling.worker import ThreadWorkers
+    from service.telemetry.metrics import Metrics
     from service.types import Work
-    from service.worker import ThreadWorkers
     from tests.support.manual import profile_of
 
     model = GatedNumpy(deadline_s=60.0)

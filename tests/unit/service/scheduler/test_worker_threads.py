@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from models.interface import Arrays, ModelOutput
 from service.errors import InvalidRequest, ModelFailed
-from service.worker import Answer, Job, JobResult, ThreadWorkers, run_job
+from service.scheduling.worker import Answer, Job, JobResult, ThreadWorkers, run_job
 from tests.support.gated_numpy import GatedNumpy
 
 
@@ -130,7 +130,7 @@ async def test_closed_workers_end_their_threads() -> None:
 
 
 def test_an_answer_after_the_loop_has_closed_is_dropped_quietly(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("INFO", logger="service.worker")
+    caplog.set_level("INFO", logger="service.scheduling.worker")
     reached, may_end = threading.Event(), threading.Event()
 
     class Slow(GatedNumpy):

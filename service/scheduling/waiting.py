@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from service.control.types import QueuedItem, ShedReason
-from service.deadlines import DeadlineTimer
 from service.errors import DeadlineExceeded, Overloaded, ServiceError
-from service.hosted import Entry, HostedModel
+from service.scheduling.deadlines import DeadlineTimer
+from service.scheduling.hosted import Entry, HostedModel
 
 
 class WaitingRoom:

@@ -14,9 +14,9 @@ from prometheus_client import CollectorRegistry
 from service.api.http import decode_headers
 from service.api.http_body import Receive, Send, read_body
 from service.api.json_reader import read_json_object
-from service.coordinator import SetPoints, SetPointSource
-from service.exposition import CONTENT_TYPE, render
-from service.limits import Limits
+from service.host.coordinator import SetPoints, SetPointSource
+from service.inference.limits import Limits
+from service.telemetry.exposition import CONTENT_TYPE, render
 
 
 class MetricsRoute:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from models.interface import ModelSpec, TensorSpec
-from service.statistics import Duration, Statistics
+from service.inference.statistics import Duration, Statistics
 
 
 def model_metadata(spec: ModelSpec, versions: Sequence[str]) -> dict[str, Any]:

@@ -8,9 +8,9 @@ from typing import Any
 
 from service.api.application import OipApp
 from service.api.grpc_frame import CallContext
-from service.coordinator import SetPoints
-from service.readiness import Readiness
-from service.scheduler import Scheduler
+from service.host.coordinator import SetPoints
+from service.inference.readiness import Readiness
+from service.scheduling.scheduler import Scheduler
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.interface import ModelSpec, TensorSpec
-from service.datatypes import FLOATS, NOT_IN_JSON
 from service.errors import InvalidRequest
+from service.inference.datatypes import FLOATS, NOT_IN_JSON
 from service.types import InferRequest, OutputRequest
 
 _MAX_SHOWN = 12

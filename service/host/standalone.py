@@ -14,9 +14,9 @@ import grpc
 import uvicorn
 
 from service.api.application import OipApp
-from service.http_protocol import bounded_protocol
-from service.limits import Limits
-from service.tls import TlsSettings
+from service.host.http_protocol import bounded_protocol
+from service.inference.limits import Limits
+from service.security.tls import TlsSettings
 
 _GRACE_S = 1.0
 _BACKLOG = 1024

@@ -8,7 +8,7 @@ from typing import Any
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from service.limits import Limits
+from service.inference.limits import Limits
 
 
 class HeadersTooLarge(httptools.HttpParserError):  # type: ignore[misc]

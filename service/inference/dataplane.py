@@ -10,17 +10,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from models.interface import ModelSpec, ServableModel
-from service.classification import classify
-from service.compute import compute_parameters
 from service.errors import Cancelled, InvalidRequest, ModelFailed, NotOffered, ServiceError
-from service.executor import Executor
-from service.model_config import model_config
-from service.observer import RequestObserver
-from service.readiness import Readiness
-from service.repository import IndexEntry, ModelRepository
-from service.statistics import Statistics
+from service.inference.classification import classify
+from service.inference.compute import compute_parameters
+from service.inference.executor import Executor
+from service.inference.model_config import model_config
+from service.inference.readiness import Readiness
+from service.inference.repository import IndexEntry, ModelRepository
+from service.inference.statistics import Statistics
+from service.inference.validation import RequestChecker
+from service.telemetry.observer import RequestObserver
 from service.types import Completion, InferRequest, InferResponse, OutputRequest, OutputTensor, Work
-from service.validation import RequestChecker
 from swan_runtime.errors import InvalidInputError
 
 logger = logging.getLogger(__name__)

@@ -8,9 +8,9 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from service.control.types import Policy
-from service.demand import UTILISATION, workers_needed
-from service.hosted import HostedModel
-from service.model_metrics import ControllerState
+from service.scheduling.demand import UTILISATION, workers_needed
+from service.scheduling.hosted import HostedModel
+from service.telemetry.model_metrics import ControllerState
 from swan_runtime.report import ComputeReport
 
 PERIOD_S = 0.1

@@ -11,9 +11,9 @@ from models.interface import ServableModel
 from service.control.edf import EdfQueue
 from service.control.profile import ServiceProfile
 from service.control.types import Decision, Limit, ModelPlan, QueuedItem, ShedReason, priority_class
-from service.coordinator import Mode, SetPoints
 from service.errors import Overloaded, ServiceError
-from service.model_metrics import ModelMetrics
+from service.host.coordinator import Mode, SetPoints
+from service.telemetry.model_metrics import ModelMetrics
 from service.types import Completion, DeadlinePolicy, LimitedBy, Quality, Work
 from swan_runtime.budget import BudgetPoint
 from swan_runtime.report import ComputeReport

@@ -9,8 +9,8 @@ from typing import Any, Protocol
 from ray import serve
 
 from service.config import Settings
-from service.coordinator import ActorSource, SetPoints, SetPointSource, follow
-from service.mounting import STREAMS, UNARY, RawMessage, ReplicaContext
+from service.host.coordinator import ActorSource, SetPoints, SetPointSource, follow
+from service.host.mounting import STREAMS, UNARY, RawMessage, ReplicaContext
 
 
 class Replica(Protocol):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from service.control.types import Policy
-from service.hosted import HostedModel
+from service.scheduling.hosted import HostedModel
 
 TARGET_BUDGET = 0.9
 UTILISATION = 0.8  # busy share of the workers that the wanted number of replicas aims at

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 
 from service.errors import Cancelled, DeadlineExceeded, InvalidRequest, Overloaded, ServiceError
-from service.log import Access, AccessLog, RequestContext
-from service.tracing import NullTracer, Tracer
+from service.telemetry.log import Access, AccessLog, RequestContext
+from service.telemetry.tracing import NullTracer, Tracer
 from service.types import Completion, Work
 
 

@@ -12,7 +12,7 @@ import psutil
 from prometheus_client import CollectorRegistry, generate_latest, mmap_dict, multiprocess
 from prometheus_client.metrics_core import Metric
 
-from service.triton_names import triton_text
+from service.telemetry.triton_names import triton_text
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _MmapedDict: Any = mmap_dict.MmapedDict  # prometheus_client leaves these three without types

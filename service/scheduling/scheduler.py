@@ -16,17 +16,17 @@ from typing import Protocol
 from models.interface import ServableModel
 from service.control.profile import ServiceProfile
 from service.control.types import Policy, QueuedItem, ShedReason
-from service.coordinator import Mode, SetPoints
-from service.demand import DemandReport
-from service.dispatcher import Dispatcher
 from service.errors import NotFound, Overloaded, Unavailable
-from service.gauges import GaugePublisher
-from service.hosted import Entry, HostedModel, model_key, priority_label
-from service.metrics import Metrics
-from service.model_metrics import ModelMetrics
+from service.host.coordinator import Mode, SetPoints
+from service.scheduling.demand import DemandReport
+from service.scheduling.dispatcher import Dispatcher
+from service.scheduling.hosted import Entry, HostedModel, model_key, priority_label
+from service.scheduling.waiting import WaitingRoom
+from service.scheduling.worker import Workers
+from service.telemetry.gauges import GaugePublisher
+from service.telemetry.metrics import Metrics
+from service.telemetry.model_metrics import ModelMetrics
 from service.types import Completion, Work
-from service.waiting import WaitingRoom
-from service.worker import Workers
 
 log = logging.getLogger(__name__)
 

@@ -13,12 +13,12 @@ import numpy as np
 
 from service.control.edf import EdfQueue
 from service.control.types import BatchDone, Decision, Limit, Policy, ReplicaView
-from service.coordinator import Mode
-from service.hosted import Entry, HostedModel
-from service.model_metrics import BatchCost, Served
+from service.host.coordinator import Mode
+from service.scheduling.hosted import Entry, HostedModel
+from service.scheduling.waiting import WaitingRoom
+from service.scheduling.worker import Answer, Job, JobResult, Workers
+from service.telemetry.model_metrics import BatchCost, Served
 from service.types import Completion
-from service.waiting import WaitingRoom
-from service.worker import Answer, Job, JobResult, Workers
 
 log = logging.getLogger(__name__)
 

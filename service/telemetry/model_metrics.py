@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from prometheus_client import Histogram
 
-from service.metrics import MODES, Metrics, Outcome
+from service.telemetry.metrics import MODES, Metrics, Outcome
 
 NOT_LOAD = frozenset({"quota", "draining"})
 

@@ -1,0 +1,1 @@
+"""Protocol-free logic of an inference request: contract, validation, data plane, statistics, repository."""
