@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -39,14 +40,44 @@ class PixelCodec:
         return {"INPUT": np.resize(images, (rows, images.shape[1]))}
 
 
+class Dense(nn.Module):
+    """The same weights without gates: pixels [rows, 784] to probabilities [rows, 10], every unit computed by torch."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        probabilities: Tensor = self.network(pixels).softmax(-1)
+        return probabilities
+
+
 def load_mlp(package: Package) -> GatedServable:
-    return _load(package, SwanMLP(_config(package, SwanMLPConfig)))
+    return _load(package, _mlp(package))
 
 
 def load_resnet(package: Package) -> GatedServable:
+    return _load(package, _resnet(package))
+
+
+def load_dense(package: Package) -> Dense:
+    """What peers serve in benchmarks: the package's network as a plain torch module."""
+    families = {"swan_mlp": _mlp, "gated_resnet": _resnet}
+    if package.manifest.family not in families:
+        raise PackageError("family", f"one of {sorted(families)}", package.manifest.family)
+    network = families[package.manifest.family](package)
+    load_weights_(network, _weights(package))
+    return Dense(network.eval().requires_grad_(False))
+
+
+def _mlp(package: Package) -> nn.Module:
+    return SwanMLP(_config(package, SwanMLPConfig))
+
+
+def _resnet(package: Package) -> nn.Module:
     settings = dict(package.manifest.config)
     settings["widths"] = tuple(settings.get("widths", ()))
-    return _load(package, GatedResNet(_config(package, GatedResNetConfig, settings)))
+    return GatedResNet(_config(package, GatedResNetConfig, settings))
 
 
 def _config(package: Package, kind: type[Any], settings: Mapping[str, Any] | None = None) -> Any:
@@ -57,8 +88,12 @@ def _config(package: Package, kind: type[Any], settings: Mapping[str, Any] | Non
 
 
 def _load(package: Package, network: nn.Module) -> GatedServable:
-    if package.weights_path is None:
-        raise PackageError("weights", "a file", "none")
-    load_weights_(network, package.weights_path)
+    load_weights_(network, _weights(package))
     spec = package.manifest.spec(package.version, PLATFORM)
     return GatedServable(spec, network, package_table(package), PixelCodec())
+
+
+def _weights(package: Package) -> Path:
+    if package.weights_path is None:
+        raise PackageError("weights", "a file", "none")
+    return package.weights_path

@@ -18,10 +18,11 @@ class DenseModel:
     """The dense network of a package's benchmark, by the path in SWAN_PEER_MODEL; float32 [rows, 784] to [rows, 10]."""
 
     def __init__(self) -> None:
-        from models.registry import load_dense
+        from models.images import load_dense
+        from models.package import read_package
 
         torch.set_num_threads(1)
-        self._network = load_dense(Path(os.environ["SWAN_PEER_MODEL"]))
+        self._network = load_dense(read_package(Path(os.environ["SWAN_PEER_MODEL"])))
         self(np.zeros((MAX_BATCH, NUM_FEATURES), np.float32))
         self(np.zeros((1, NUM_FEATURES), np.float32))
 
