@@ -183,8 +183,9 @@ def _record(name: str, protocol: str, settings: Settings, startup_s: float, figu
     )
 
 
-def run(settings: Settings, model_path: Path, only: tuple[str, ...], install: bool, say: Say) -> list[Record]:
-    """Every server one after the other; absent peers are said and skipped."""
+def run(settings: Settings, only: tuple[str, ...], install: bool, keep: Path | None, say: Say) -> list[Record]:
+    """Every server one after the other; absent peers are said and skipped. keep: where records go as they come."""
+    model_path = find_package(shipped_repository(), settings.model)
     ours: list[tuple[str, str, str]] = [
         ("swan-serve, adaptive", "http", "auto"),
         ("swan-serve, adaptive", "grpc", "auto"),
@@ -195,6 +196,7 @@ def run(settings: Settings, model_path: Path, only: tuple[str, ...], install: bo
         if not only or "swan" in only:
             say(f"{name} over {protocol}")
             records.append(bench_swan(name, protocol, quality, settings, say))
+            _keep(records, keep)
     for peer in PEERS:
         if only and peer.name not in only:
             continue
@@ -203,7 +205,14 @@ def run(settings: Settings, model_path: Path, only: tuple[str, ...], install: bo
             records.append(bench_peer(peer, settings, install, model_path, say))
         except PeerAbsent as reason:
             say(f"{peer.name} skipped: {reason}")
+        _keep(records, keep)
     return records
+
+
+def _keep(records: list[Record], path: Path | None) -> None:
+    """Write what is known so far: a server that breaks the run must not take the others' figures with it."""
+    if path is not None:
+        path.write_text(json.dumps(as_json(records), indent=1) + "\n", encoding="utf-8")
 
 
 def as_json(records: list[Record]) -> list[dict[str, Any]]:
@@ -222,10 +231,8 @@ def main(
     """This service beside its peers: rate within the SLO, latency, CPU per request, memory, start-up, quality."""
     console = Console(highlight=False)
     settings = Settings(model=model, deadline_s=deadline_ms / 1e3, common_rate=rate)
-    records = run(settings, find_package(shipped_repository(), model), tuple(only or ()), install, console.print)
+    records = run(settings, tuple(only or ()), install, json_file, console.print)
     console.print(table(records))
-    if json_file is not None:
-        json_file.write_text(json.dumps(as_json(records), indent=1) + "\n", encoding="utf-8")
     if plot_dir is not None:
         console.print(f"picture: {plot(records, plot_dir)}")
 

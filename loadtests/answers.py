@@ -48,7 +48,7 @@ def from_http(status: int, headers: Mapping[bytes, bytes], body: bytes) -> Answe
         data = np.frombuffer(body, np.float32, offset=int(length), count=int(np.prod(first["shape"])))
     else:
         data = np.asarray(first["data"], np.float32)
-    return Answer(Outcome.OK, head.get("parameters", {}), data)
+    return Answer(Outcome.OK, head.get("parameters") or {}, data)
 
 
 def from_grpc(payload: bytes) -> Answer:
