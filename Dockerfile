@@ -32,11 +32,6 @@ COPY benchmarks /src/benchmarks
 RUN python -m venv --system-site-packages /tmp/build && /tmp/build/bin/pip install -q --require-hashes --no-deps -r /src/requirements/build.txt \
     && /tmp/build/bin/pip wheel -q --no-deps --no-build-isolation -w /tmp/wheel /src \
     && pip install -q --no-deps /tmp/wheel/*.whl
-# Warm what can be warm: kernels compiled, profiles of the packaged models measured once.
-ENV SWAN_CACHE_DIR=/opt/swan-cache PYTHONSAFEPATH=1
-COPY deploy/image/warm.py /src/warm.py
-RUN python /src/warm.py && chmod -R a+rX /opt/swan-cache
-
 FROM ${PYTHON_IMAGE}
 ARG VERSION=0.1.0
 LABEL org.opencontainers.image.title="swan-serve" \
@@ -48,15 +43,12 @@ RUN apt-get update && apt-get install -y --no-install-recommends bash wget grep 
     && rm -rf /var/lib/apt/lists/* \
     && (getent group 1000 || groupadd -g 1000 swan) && (getent passwd 1000 || useradd -u 1000 -g 1000 -d /tmp -M swan)
 COPY --from=build /opt/venv /opt/venv
-COPY --from=build /opt/swan-cache /opt/swan-cache
 COPY deploy/base/serve-config.yaml /etc/swan/serve-config.yaml
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONSAFEPATH=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
     HOME=/tmp \
-    SWAN_CACHE_SEED_DIR=/opt/swan-cache \
-    SWAN_CACHE_DIR=/tmp/swan-cache \
     RAY_USAGE_STATS_ENABLED=0 \
     RAY_SERVE_ENABLE_HA_PROXY=1 \
     RAY_SERVE_THROUGHPUT_OPTIMIZED=1
