@@ -137,6 +137,7 @@ class Dispatcher:
             tuple(entry.work.inputs for entry in entries),
             tuple(entry.item.rows for entry in entries),
             np.array(budgets, dtype=np.float64),
+            max(decision.predicted_s, decision.expected_s) or math.inf,
         )
         self._workers.start(job, lambda result: self._finish(running, result))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from models.interface import Arrays, ModelOutput
 from service.errors import InvalidRequest, ModelFailed
-from service.scheduling.worker import Answer, Job, JobResult, ThreadWorkers, run_job
+from service.scheduling.worker import SHORT_S, Answer, Job, JobResult, ThreadWorkers, run_job
 from tests.support.gated_numpy import GatedNumpy
 
 
@@ -162,3 +163,37 @@ def test_at_least_one_worker(number: int) -> None:
     make: Callable[[int], ThreadWorkers] = ThreadWorkers
     with pytest.raises(ValueError, match="num_workers"):
         make(number)
+
+
+class Where(GatedNumpy):
+    """Notes the thread it runs on; may try to end it."""
+
+    ending: type[BaseException] | None = None
+
+    def infer(self, inputs: Arrays, budgets: NDArray[np.float64]) -> ModelOutput:
+        self.thread = threading.current_thread()
+        if self.ending:
+            raise self.ending
+        return super().infer(inputs, budgets)
+
+
+@pytest.mark.parametrize(("expected_s", "here"), [(SHORT_S / 2, True), (SHORT_S, False), (float("inf"), False)])
+async def test_only_a_job_too_short_for_a_thread_runs_on_the_loop(expected_s: float, here: bool) -> None:
+    workers, model = ThreadWorkers(1), Where()
+    (result,) = await run_on(workers, replace(job(np.ones((2, 8)), model=model), expected_s=expected_s))
+    workers.close()
+    assert isinstance(result.answers[0], Answer)
+    assert (model.thread is threading.current_thread()) == here
+
+
+async def test_a_short_job_cannot_end_the_loop() -> None:
+    workers, model = ThreadWorkers(1), Where()
+    short = replace(job(np.ones((1, 8)), np.ones((1, 8)), model=model), expected_s=SHORT_S / 2)
+    model.ending = SystemExit
+    (failed,) = await run_on(workers, short)
+    model.ending = None
+    (fine,) = await run_on(workers, short)
+    workers.close()
+    assert failed.worker_died
+    assert [type(answer) for answer in failed.answers] == [ModelFailed, ModelFailed]
+    assert [type(answer) for answer in fine.answers] == [Answer, Answer]
