@@ -8,7 +8,9 @@ from typing import Any, Protocol
 
 from ray import serve
 
+from service.api.grpc_frame import CallContext
 from service.config import Settings
+from service.host import shortcut
 from service.host.coordinator import ActorSource, SetPoints, SetPointSource, follow
 from service.host.mounting import STREAMS, UNARY, RawMessage, ReplicaContext
 
@@ -18,10 +20,10 @@ class Replica(Protocol):
 
     async def asgi(self, scope: Any, receive: Any, send: Any) -> None: ...
 
-    async def unary(self, service: str, method: str, data: bytes, context: ReplicaContext) -> bytes: ...
+    async def unary(self, service: str, method: str, data: bytes, context: CallContext) -> bytes: ...
 
     def stream(
-        self, service: str, method: str, requests: AsyncIterator[bytes], context: ReplicaContext
+        self, service: str, method: str, requests: AsyncIterator[bytes], context: CallContext
     ) -> AsyncIterator[bytes]: ...
 
     def configure(self, config: Mapping[str, Any]) -> None:
@@ -58,6 +60,7 @@ class ModelServer:
     async def __init__(self, settings: Settings, factory: ReplicaFactory) -> None:  # type: ignore[misc]
         source = ActorSource()
         self._replica = await factory(settings, source)
+        shortcut.host(self._replica)
         self._following = asyncio.create_task(follow(source, self._replica.steer))
 
     def __serve_build_asgi_app__(self) -> AsgiEntry:

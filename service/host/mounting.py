@@ -1,5 +1,6 @@
 """How Ray Serve's gRPC servers reach a replica: raw bytes both ways, so that no proxy parses or pickles a message.
 
+In the replica's own process the server calls it directly (`shortcut`); a proxy calls it through Ray Serve.
 NVIDIA's generated servicer cannot be mounted: its message classes do not pickle between proxy and replica.
 """
 
@@ -10,6 +11,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import grpc
+
+from service.host.rpc_handlers import add_service
+from service.host.shortcut import hosted
 
 INFERENCE = "inference.GRPCInferenceService"
 HEALTH = "grpc.health.v1.Health"
@@ -96,19 +100,22 @@ def add_reflection_service(servicer: Any, server: Any) -> None:
 
 
 def _add(servicer: Any, server: Any, name: str, service: str) -> None:
-    # without serializers: bytes. A server stream is mounted as stream to stream, which is the same on the wire
+    methods = {method: False for method, owner in UNARY.items() if owner == service}
+    methods |= {method: True for method, owner in STREAMS.items() if owner == service}
+    replica = hosted()
+    if replica is not None:
+        server.add_passthrough_service(name)
+        add_service(server, name, replica, methods, service)
+        return
     handlers: dict[str, Any] = {
-        method: grpc.unary_unary_rpc_method_handler(getattr(servicer, method))
-        for method, owner in UNARY.items()
-        if owner == service
+        method: (grpc.stream_stream_rpc_method_handler if streams else grpc.unary_unary_rpc_method_handler)(
+            getattr(servicer, method)
+        )
+        for method, streams in methods.items()
     }
-    for method, owner in STREAMS.items():
-        if owner == service:
-            handlers[method] = grpc.stream_stream_rpc_method_handler(getattr(servicer, method))
     with _deadlines_as_metadata(server):
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, handlers),))
-        if hasattr(server, "add_registered_method_handlers"):
-            server.add_registered_method_handlers(name, handlers)
+        server.add_registered_method_handlers(name, handlers)
 
 
 @contextmanager

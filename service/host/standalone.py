@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +15,7 @@ import uvicorn
 
 from service.api.application import OipApp
 from service.host.http_protocol import bounded_protocol
+from service.host.rpc_handlers import add_service
 from service.inference.limits import Limits
 from service.security.tls import TlsSettings
 
@@ -31,28 +32,6 @@ class Address:
     host: str = "127.0.0.1"
     http_port: int = 0
     grpc_port: int = 0
-
-
-class AioContext:
-    """CallContext on grpc.aio."""
-
-    __slots__ = ("_context",)
-
-    def __init__(self, context: Any) -> None:
-        self._context = context
-
-    def headers(self) -> dict[str, str]:
-        return {key: value for key, value in self._context.invocation_metadata() if isinstance(value, str)}
-
-    def time_remaining(self) -> float | None:
-        remaining: float | None = self._context.time_remaining()
-        return remaining
-
-    def finish(self, code: grpc.StatusCode | None, details: str, trailing: Sequence[tuple[str, str]]) -> None:
-        self._context.set_trailing_metadata(tuple(trailing))
-        if code is not None:
-            self._context.set_code(code)
-            self._context.set_details(details)
 
 
 @asynccontextmanager
@@ -117,28 +96,8 @@ def _http_config(app: OipApp, tls: TlsSettings | None) -> uvicorn.Config:
 def _grpc_server(app: OipApp) -> grpc.aio.Server:
     server = grpc.aio.server(options=_grpc_options(app.limits))
     for service in app.services:
-        handlers = {
-            method: _stream_handler(app, service, method) if streams else _unary_handler(app, service, method)
-            for method, streams in app.grpc.methods(service).items()
-        }
-        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
+        add_service(server, service, app.grpc, app.grpc.methods(service))
     return server
-
-
-def _unary_handler(app: OipApp, service: str, method: str) -> grpc.RpcMethodHandler[bytes, bytes]:
-    async def handle(data: bytes, context: Any) -> bytes:
-        return await app.grpc.unary(service, method, data, AioContext(context))
-
-    return grpc.unary_unary_rpc_method_handler(handle)
-
-
-def _stream_handler(app: OipApp, service: str, method: str) -> grpc.RpcMethodHandler[bytes, bytes]:
-    async def handle(requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
-        async with contextlib.aclosing(app.grpc.stream(service, method, requests, AioContext(context))) as answers:
-            async for answer in answers:
-                yield answer
-
-    return grpc.stream_stream_rpc_method_handler(handle)
 
 
 def _grpc_options(limits: Limits) -> list[tuple[str, int]]:

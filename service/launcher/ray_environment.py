@@ -30,6 +30,8 @@ def ray_environment(directory: Path, http_port: int, ha_proxy: bool) -> dict[str
         "RAY_SERVE_ENABLE_DIRECT_INGRESS": "1" if ha_proxy else "0",
         "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "1",
         "RAY_SERVE_LOG_TO_STDERR": "0",
+        "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "service.host.shortcut.http_middlewares",
+        "FORWARDED_ALLOW_IPS": "",  # nothing reads the client's address, so uvicorn need not look for it
         "RAY_SERVE_HAPROXY_NBTHREAD": "1",
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",  # one log datagram a request; the replicas count anyway
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics),

@@ -6,6 +6,8 @@ import asyncio
 import signal
 from collections.abc import Callable
 
+import uvloop
+
 from service.app import start_replica
 from service.config import Settings
 from service.host.coordinator import Coordinator, follow
@@ -14,7 +16,7 @@ from service.host.standalone import Address, serve
 
 def serve_here(settings: Settings, address: Address, on_ready: Callable[[], None]) -> None:
     """Serve until SIGINT or SIGTERM, then answer what is in flight."""
-    asyncio.run(_serve(settings, address, on_ready))
+    uvloop.run(_serve(settings, address, on_ready))
 
 
 async def _serve(settings: Settings, address: Address, on_ready: Callable[[], None]) -> None:

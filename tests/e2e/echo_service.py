@@ -8,10 +8,10 @@ from typing import Any
 
 import grpc
 
+from service.api.grpc_frame import CallContext
 from service.config import Settings
 from service.host.coordinator import SetPoints, SetPointSource
 from service.host.model_server import deployment
-from service.host.mounting import ReplicaContext
 
 LIVE = b"\x08\x01"  # ServerLiveResponse(live=True); the same bytes are ready=True
 
@@ -52,13 +52,13 @@ class EchoReplica:
             return 200, b""
         if path == "/in-flight":
             return 200, str(self._sleeping).encode()
-        if path == "/slow":
+        if path in ("/slow", "/v2/slow"):  # Ray Serve's way to the replica, and the short one
             self._sleeping += 1
             await asyncio.sleep(float(body))
             return 200, b"slept"
         return 200, body
 
-    async def unary(self, service: str, method: str, data: bytes, context: ReplicaContext) -> bytes:
+    async def unary(self, service: str, method: str, data: bytes, context: CallContext) -> bytes:
         if method == "ServerMetadata":  # what the replica knows of the call, as a message of one string
             remaining = context.time_remaining()
             text = f"{context.headers().get('note')} {remaining is not None and 0 < remaining < 60}".encode()
@@ -67,10 +67,14 @@ class EchoReplica:
         if method == "ModelMetadata":
             context.finish(grpc.StatusCode.NOT_FOUND, "no such model", [("retry-after", "3")])
             return b""
+        if method == "ModelInfer":
+            self._sleeping += 1
+            await asyncio.sleep(float(data))
+            return b"slept"
         return LIVE
 
     async def stream(
-        self, service: str, method: str, requests: AsyncIterator[bytes], context: ReplicaContext
+        self, service: str, method: str, requests: AsyncIterator[bytes], context: CallContext
     ) -> AsyncIterator[bytes]:
         async for request in requests:
             yield request

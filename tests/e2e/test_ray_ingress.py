@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import signal
 import socket
-import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
@@ -86,19 +86,31 @@ def test_a_port_in_use_is_one_clear_line(echo: RunningService, tmp_path: Path) -
     assert "Traceback" not in second.output
 
 
+def slow_http(service: RunningService, path: str) -> bytes:
+    head = f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\nconnection: close\r\n\r\n2.0"
+    with socket.create_connection(("127.0.0.1", service.http_port)) as connection:
+        connection.sendall(head.encode())
+        return connection.makefile("rb").read()
+
+
+def slow_grpc(service: RunningService) -> bytes:
+    with grpc.insecure_channel(service.grpc) as channel:
+        answer: bytes = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")(b"2.0", timeout=60)
+        return answer
+
+
 def test_a_signal_drains_and_leaves_nothing(tmp_path: Path) -> None:
+    """Whatever way a request took to the replica, it is answered."""
     service = start_service(tmp_path, config=echo_config(tmp_path))
     service.wait_ready()
-    answers: list[str] = []
-    with socket.create_connection(("127.0.0.1", service.http_port)) as connection:
-        connection.sendall(b"POST /slow HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\nconnection: close\r\n\r\n2.0")
-        reader = threading.Thread(target=lambda: answers.append(connection.makefile("rb").read().decode()))
-        reader.start()
-        while get(service, "/in-flight").text != "1":
+    with ThreadPoolExecutor() as pool:
+        waiting = [pool.submit(slow_http, service, path) for path in ("/slow", "/v2/slow")]
+        waiting.append(pool.submit(slow_grpc, service))
+        while get(service, "/in-flight").text != "3":
             pass
         processes = service.processes()
         assert service.stop(signal.SIGINT) == 0
-        reader.join()
-    assert answers[0].endswith("slept"), answers
+        answers = [one.result() for one in waiting]
+    assert all(answer.endswith(b"slept") for answer in answers), answers
     _, alive = psutil.wait_procs(processes, timeout=5)
     assert alive == []
