@@ -46,6 +46,7 @@ class Manifest:
     """model.json. family names the code that builds the model; `config` are that family's own settings.
 
     import_path: "module:name" of a plain torch module or callable, for the family "import".
+    training: how the weights came about, for the model card: command, seed, machine, ...
     """
 
     name: str
@@ -60,6 +61,7 @@ class Manifest:
     import_path: str = ""
     preprocessing: str = ""
     credits: str = ""
+    training: Mapping[str, Any] = field(default_factory=dict)
     labels: tuple[str, ...] = ()
     allow_nonfinite: bool = False
     weights: FilePin | None = None

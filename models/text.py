@@ -82,6 +82,16 @@ def load_encoder(package: Package) -> GatedServable:
     return GatedServable(package.manifest.spec(package.version, PLATFORM), network, package_table(package), codec)
 
 
+def original_encoder(base: BaseWeights = BASE) -> GatedEncoder:
+    """all-MiniLM-L6-v2 as it was published; its gates are random and its plan-free answers exact."""
+    network = GatedEncoder(GatedEncoderConfig())
+    return adopt_minilm_(network, load(base_files(base)[f"{FOLDER}/model.safetensors"])).eval()
+
+
+def original_codec(base: BaseWeights = BASE) -> TextCodec:
+    return TextCodec(Tokenizer.from_str(base_files(base)[f"{FOLDER}/tokenizer.json"].decode("utf-8")))
+
+
 def apply_changes_(network: GatedEncoder, path: Path) -> None:
     """Overlay the package's tensors. They must exist in the network with the same shape, and include every gate."""
     changes, state = load_file(path), network.state_dict()

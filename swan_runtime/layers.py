@@ -79,6 +79,10 @@ class GatedLayer(nn.Module, ABC):
             self.packed = None
         return super().train(mode)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy has no packed weights: they hold pointers into the original's memory."""
+        return {**self.__dict__, "packed": None}
+
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         self.packed = None
         super()._load_from_state_dict(*args, **kwargs)  # type: ignore[no-untyped-call]
