@@ -25,6 +25,8 @@ from service.control.policy import DrainFeasible
 from service.control.types import Policy
 from service.errors import ModelFailed
 from service.host.coordinator import Mode, SetPoints, SetPointSource
+from service.host.image_cache import unpack
+from service.host.node_metrics import NodeMetrics
 from service.host.operator_routes import MetricsRoute, SetPointRoute
 from service.host.replica import Parts, ServiceReplica
 from service.inference.dataplane import Dataplane, ServerIdentity
@@ -42,6 +44,7 @@ from service.telemetry.metrics import Metrics
 from service.telemetry.observer import RequestObserver
 from service.telemetry.observing import AccessObserver, SpanObserver, Surroundings
 from service.telemetry.tracing import TraceSettings, build_tracer
+from swan_runtime.kernels.native.build import cache_directory
 
 
 def build_app(args: Mapping[str, Any]) -> Any:
@@ -56,6 +59,7 @@ async def start_replica(settings: Settings, source: SetPointSource) -> ServiceRe
     configure(settings.log_level, LogFormat(settings.log_format))
     authorize = _authorizer(settings)  # first: a key file that cannot be read must not cost a start
     _use_one_thread_per_operation()
+    unpack(settings.image_cache_dir, cache_directory())
     packages = PackageSource(settings.models_dir, settings.models)
     registry, folder = CollectorRegistry(), metrics_folder()
     metrics = Metrics(registry, packages.deadlines_s())
@@ -85,8 +89,9 @@ async def start_replica(settings: Settings, source: SetPointSource) -> ServiceRe
     )
     options = ApiOptions(nan_as_null=settings.nan_as_null, around=Surroundings(tracer))
     app = OipApp(dataplane, authorize, settings.limits, options, routes)
-    replica = ServiceReplica(Parts(app, scheduler, readiness), _durable(settings))
+    replica = ServiceReplica(Parts(app, scheduler, readiness, NodeMetrics(app)), _durable(settings))
     replica.configure({})
+    replica.publish_metrics(settings.metrics_port)
     return replica
 
 

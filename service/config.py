@@ -46,6 +46,15 @@ class Settings(BaseSettings):
     profile_cache_dir: Path | None = Field(
         None, description="Folder for measured service times; empty = the user's cache."
     )
+    image_cache_dir: Path | None = Field(
+        None, description="Read-only folder of caches made with an image; what the user's cache lacks is copied there."
+    )
+    metrics_port: int = Field(
+        0,
+        ge=0,
+        le=65535,
+        description="Port on every node for that node's /metrics, shared by its replicas; 0 = only behind the ingress.",
+    )
 
     limits: Limits = Field(
         Limits(), description="Bounds on requests, see inference/limits.py; SWAN_LIMITS__NAME sets one."

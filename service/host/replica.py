@@ -9,6 +9,7 @@ from typing import Any
 from service.api.application import OipApp
 from service.api.grpc_frame import CallContext
 from service.host.coordinator import SetPoints
+from service.host.node_metrics import NodeMetrics
 from service.inference.readiness import Readiness
 from service.scheduling.scheduler import Scheduler
 
@@ -20,6 +21,7 @@ class Parts:
     app: OipApp
     scheduler: Scheduler
     readiness: Readiness
+    node_metrics: NodeMetrics
 
 
 class ServiceReplica:
@@ -60,6 +62,11 @@ class ServiceReplica:
         self._operator = set_points
         self._apply()
 
+    def publish_metrics(self, port: int) -> None:
+        """Serve this node's metrics on a port of their own; 0 = none."""
+        if port:
+            self._parts.node_metrics.start(port)
+
     def check_health(self) -> None:
         if not self._parts.scheduler.healthy():
             raise RuntimeError("a batch has been running for too long: the replica must be replaced")
@@ -71,6 +78,7 @@ class ServiceReplica:
         """Answer what is in work, then end the worker threads."""
         self._parts.readiness.set(False)
         await self._parts.scheduler.drain()
+        await self._parts.node_metrics.close()
         self._parts.scheduler.close()
 
     def _apply(self) -> None:

@@ -44,7 +44,7 @@ async def serve(app: OipApp, address: Address | None = None, tls: TlsSettings | 
         grpc_server.add_secure_port(target, tls.grpc_credentials()) if tls else grpc_server.add_insecure_port(target)
     )
     listener = listen(address.host, address.http_port)
-    http_server = _HttpServer(_http_config(app, tls))
+    http_server = HttpServer(_http_config(app, tls))
     await grpc_server.start()
     serving = asyncio.create_task(http_server.serve(sockets=[listener]))
     try:
@@ -66,7 +66,7 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-class _HttpServer(uvicorn.Server):  # type: ignore[misc]
+class HttpServer(uvicorn.Server):  # type: ignore[misc]
     """uvicorn that leaves the process's signals to whoever owns the process."""
 
     @contextmanager

@@ -143,6 +143,21 @@ def test_ports_agree_everywhere(documents: list[Document]) -> None:
     assert set(ports.values()) <= allowed
 
 
+def test_prometheus_meets_each_node_at_a_port_of_its_own() -> None:
+    documents = render(DEPLOY / "overlays" / "prod")
+    endpoints = {end["port"] for end in only(documents, "PodMonitor")["spec"]["podMetricsEndpoints"]}
+    worker = dict(pod_templates(only(documents, "RayService")))["cpu"]["template"]["spec"]
+    ports = {port["name"]: port["containerPort"] for port in worker["containers"][0]["ports"]}
+    environment = _ray_env(documents)
+    assert endpoints == {"swan-metrics", "metrics"} <= ports.keys()
+    assert int(environment["SWAN_METRICS_PORT"]) == ports["swan-metrics"]
+    mounted = {mount["mountPath"] for mount in worker["containers"][0]["volumeMounts"]}
+    assert environment["PROMETHEUS_MULTIPROC_DIR"] in mounted
+    scraped = {ports[name] for name in endpoints}
+    rules = only(documents, "NetworkPolicy")["spec"]["ingress"]
+    assert any(scraped <= {port["port"] for port in rule.get("ports", [])} for rule in rules)
+
+
 def test_replicas_fit_the_workers(documents: list[Document]) -> None:
     rayservice = only(documents, "RayService")
     serve = yaml.safe_load(rayservice["spec"]["serveConfigV2"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ from service.errors import ModelFailed
 from service.host.coordinator import Coordinator, follow
 from service.host.replica import ServiceReplica
 from service.host.standalone import Address, serve
+from service.launcher.ray_environment import free_ports
 from service.security.keys import KeyRing, create
 from tests.support.import_package import write_package
 
@@ -153,3 +155,50 @@ async def test_durable_set_points_hold_until_an_operator_sends_others(tmp_path: 
 
 def http(address: Address) -> httpx.AsyncClient:
     return httpx.AsyncClient(base_url=f"http://127.0.0.1:{address.http_port}", trust_env=False, timeout=60)
+
+
+def node(port: int) -> httpx.AsyncClient:
+    return httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=60)
+
+
+async def test_the_replicas_of_a_node_share_a_port_for_its_metrics(tmp_path: Path) -> None:
+    (port,) = free_ports(1)
+    async with running(tmp_path, metrics_port=port), running(tmp_path, metrics_port=port), node(port) as client:
+        assert "swan_build_info{" in (await client.get("/metrics")).text
+        assert (await client.get("/v2")).status_code == 404
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port)).close()
+
+
+async def test_the_node_port_asks_for_the_same_key(tmp_path: Path) -> None:
+    secret, key = create("ops", [Scope.METRICS])
+    keys = tmp_path / "keys.json"
+    KeyRing([key]).save(keys)
+    (port,) = free_ports(1)
+    async with running(tmp_path, metrics_port=port, api_keys_file=keys), node(port) as client:
+        assert (await client.get("/metrics")).status_code == 401
+        assert (await client.get("/metrics", headers={"authorization": f"Bearer {secret}"})).status_code == 200
+
+
+async def test_caches_of_an_image_are_taken_and_not_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    built, home = tmp_path / "built" / "swan-serve", tmp_path / "home"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(built.parent))
+    async with running(tmp_path, profile_cache_dir=None) as (_, address, _coordinator), http(address) as client:
+        assert 'source="measured"' in (await client.get("/metrics")).text
+    monkeypatch.setenv("XDG_CACHE_HOME", str(home))
+    cached = {"profile_cache_dir": None, "image_cache_dir": built}
+    async with running(tmp_path, **cached) as (_, address, _coordinator), http(address) as client:
+        assert 'source="cached"' in (await client.get("/metrics")).text
+    assert {path.name for path in (home / "swan-serve" / "profiles").glob("*.json")} == {
+        path.name for path in (built / "profiles").glob("*.json")
+    }
+
+
+async def test_a_cache_that_cannot_be_written_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    built = tmp_path / "built"
+    built.mkdir()
+    (built / "costs.json").write_text("{}")
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    async with running(tmp_path, image_cache_dir=built) as (_, address, _coordinator), http(address) as client:
+        assert (await client.get("/v2/health/ready")).status_code == 200
