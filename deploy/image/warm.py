@@ -16,6 +16,7 @@ import os
 import sys
 from pathlib import Path
 
+ATTEMPTS = 5
 IMPORTED_BY_CONTAINERS = ("torch", "service.cli", "service.app", "service.commands.serve", "ray.serve", "tritonclient")
 
 
@@ -49,8 +50,10 @@ def measure_models(cache: Path) -> None:
         for version in versions:
             model = source.load(name, version)
             model.warm_up()
-            profile = profile_model(model, Settings.load().threads, cache / "profiles")
-            logging.info("%s/%s: profile %s", name, version, profile.key)
+            for _ in range(ATTEMPTS):  # a busy machine spoils measurements, and spoiled ones are not kept
+                profile = profile_model(model, Settings.load().threads, cache / "profiles")
+                if profile.fit.adaptive:
+                    break
 
 
 def compile_numba_kernels() -> None:

@@ -29,7 +29,7 @@ class NodeMetrics:
     def start(self, port: int, host: str = "0.0.0.0") -> None:
         """Listen and serve on the running loop. Raises OSError where another program has the port."""
         listener = _listen(host, port)
-        self._server = _Server(
+        self._server = HttpServer(
             uvicorn.Config(
                 self._answer, interface="asgi3", lifespan="off", ws="none", log_config=None, access_log=False
             )
