@@ -39,7 +39,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     && pip install -q --no-deps --no-compile /tmp/wheel/*.whl && rm -rf /tmp/build /tmp/wheel
 # The kernels for every CPU family, since run time has no compiler; then what a first start would compile and measure.
 # Numba serves the CPUs that the native kernels do not know: compiled for the oldest of them, so that it runs on all.
-ENV NUMBA_CPU_NAME=x86-64-v2
+ENV NUMBA_CPU_NAME=x86-64-v2 PYTHONSAFEPATH=1
 COPY deploy/image/warm.py /src/warm.py
 WORKDIR /tmp
 RUN python -m swan_runtime.kernels.native && python /src/warm.py /opt/swan/swan-serve \

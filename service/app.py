@@ -25,7 +25,7 @@ from service.control.policy import DrainFeasible
 from service.control.types import Policy
 from service.errors import ModelFailed
 from service.host.coordinator import Mode, SetPoints, SetPointSource
-from service.host.image_cache import unpack
+from service.host.image_cache import link
 from service.host.node_metrics import NodeMetrics
 from service.host.operator_routes import MetricsRoute, SetPointRoute
 from service.host.replica import Parts, ServiceReplica
@@ -59,7 +59,7 @@ async def start_replica(settings: Settings, source: SetPointSource) -> ServiceRe
     configure(settings.log_level, LogFormat(settings.log_format))
     authorize = _authorizer(settings)  # first: a key file that cannot be read must not cost a start
     _use_one_thread_per_operation()
-    unpack(settings.image_cache_dir, cache_directory())
+    link(settings.image_cache_dir, cache_directory())
     packages = PackageSource(settings.models_dir, settings.models)
     registry, folder = CollectorRegistry(), metrics_folder()
     metrics = Metrics(registry, packages.deadlines_s())

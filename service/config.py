@@ -47,7 +47,7 @@ class Settings(BaseSettings):
         None, description="Folder for measured service times; empty = the user's cache."
     )
     image_cache_dir: Path | None = Field(
-        None, description="Read-only folder of caches made with an image; what the user's cache lacks is copied there."
+        None, description="Read-only folder of caches made with an image; the user's cache is filled with links to it."
     )
     metrics_port: int = Field(
         0,

@@ -1,0 +1,193 @@
+"""Head and workers from the image on a bridge, started and configured as KubeRay does it."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from threading import Event
+
+import httpx
+import numpy as np
+import pytest
+import yaml
+
+from tests.deploy.manifests import DEPLOY, only, pod_templates, render
+from tests.image.containers import Container, podman, require_container_tools, run
+from tests.support.oip_clients import OipClient
+
+pytestmark = [pytest.mark.deploy, pytest.mark.image, pytest.mark.timeout(900)]
+WORKERS = 2
+# KubeRay 1.7's readiness probe of a worker in a RayService
+READY = (
+    "wget --tries 1 -T 2 -q -O- http://localhost:52365/api/local_raylet_healthz | grep success && "
+    "wget --tries 1 -T 10 -q -O- http://localhost:8000/-/healthz | grep success"
+)
+BODY = {"inputs": [{"name": "INPUT", "datatype": "FP32", "shape": [1, 784], "data": [0.0] * 784}]}
+
+
+@dataclass
+class Cluster:
+    head: Container
+    workers: list[Container] = field(default_factory=list)
+
+    def replicas(self) -> int:
+        """Replicas that Ray Serve says are running."""
+        answer = httpx.get(f"http://{self.head.ip}:8265/api/serve/applications/", trust_env=False, timeout=30)
+        deployments = answer.json().get("applications", {}).get("swan", {}).get("deployments", {})
+        return sum(replica["state"] == "RUNNING" for one in deployments.values() for replica in one["replicas"])
+
+
+@pytest.fixture(scope="module")
+def rendered() -> dict[str, object]:
+    """What deploy/overlays/dev says: environment of every Ray process, start parameters, serve config."""
+    documents = render(DEPLOY / "overlays" / "dev")
+    service = only(documents, "RayService")
+    environment = next(d["data"] for d in documents if d["kind"] == "ConfigMap" and "SWAN_METRICS_PORT" in d["data"])
+    params = {name: group["rayStartParams"] for name, group in pod_templates(service)}
+    return {"environment": environment, "params": params, "serve": yaml.safe_load(service["spec"]["serveConfigV2"])}
+
+
+@pytest.fixture(scope="module")
+def cluster(rendered: dict[str, object]) -> Iterator[Cluster]:
+    require_container_tools()
+    params = rendered["params"]
+    with ExitStack() as stack:
+        head = stack.enter_context(_node(rendered, ["--head", "--port=6379"], params["head"], "3g"))  # type: ignore[index]
+        head.wait_until(lambda: _answers(f"http://{head.ip}:8265/api/version"), "the head's dashboard")
+        address = [f"--address={head.ip}:6379"]
+        workers = [stack.enter_context(_node(rendered, address, params["cpu"], "4g")) for _ in range(WORKERS)]  # type: ignore[index]
+        found = Cluster(head, workers)
+        config = _spread(rendered["serve"])  # type: ignore[arg-type]
+        sent = httpx.put(f"http://{head.ip}:8265/api/serve/applications/", json=config, trust_env=False, timeout=60)
+        assert sent.status_code == 200, sent.text
+        seconds = head.wait_until(lambda: found.replicas() == WORKERS, "a replica on every worker")
+        for worker in workers:
+            worker.wait_until(lambda w=worker: w.succeeds("bash", "-c", READY), "KubeRay's readiness probe")  # type: ignore[misc]
+        print(f"\nhead and {WORKERS} workers ready after {seconds:.1f} s")
+        yield found
+
+
+def _node(
+    rendered: dict[str, object], role: list[str], params: dict[str, str], memory: str
+) -> contextmanager[Container]:  # type: ignore[valid-type]
+    options = [f"--env={key}={value}" for key, value in rendered["environment"].items()]  # type: ignore[attr-defined]
+    flags = [*role, *(f"--{key}={value}" for key, value in params.items()), "--metrics-export-port=8080", "--block"]
+    command = f"ulimit -n 20000; ray start {' '.join(flags)} --dashboard-agent-listen-port=52365"
+    return run("/bin/bash", "-c", "--", command, memory=memory, options=options)
+
+
+def _spread(config: dict[str, object]) -> dict[str, object]:
+    """The overlay's config with a replica for each worker."""
+    deployment = config["applications"][0]["deployments"][0]  # type: ignore[index]
+    deployment.update(num_replicas=WORKERS, max_replicas_per_node=1)
+    return config
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(url, trust_env=False, timeout=10).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def test_both_protocols_are_answered_on_every_worker(cluster: Cluster) -> None:
+    for worker in cluster.workers:
+        for kind in ("http", "grpc"):
+            client = OipClient(kind, f"{worker.ip}:8000", f"{worker.ip}:8001")
+            try:
+                answer = client.infer("fashion-mlp", {"INPUT": np.zeros((1, 784), np.float32)})
+                assert answer.as_numpy("PROBABILITIES").sum() == pytest.approx(1.0, abs=1e-4)
+            finally:
+                client.close()
+
+
+def test_each_worker_tells_its_own_metrics(cluster: Cluster) -> None:
+    """All requests go to one worker's ingress, which shares them out: the nodes' counts add up, and differ."""
+    before = [_counted(worker) for worker in cluster.workers]
+    for _ in range(40):
+        assert _post(cluster.workers[0]) == 200
+    cluster.head.wait_until(
+        lambda: sum(_counted(worker) for worker in cluster.workers) == sum(before) + 40, "all requests counted"
+    )
+    assert _counted(cluster.workers[0]) < sum(before) + 40
+    ray = httpx.get(f"http://{cluster.workers[0].ip}:8080/metrics", trust_env=False, timeout=30).text
+    assert "ray_serve_" in ray
+
+
+def _counted(worker: Container) -> int:
+    text = httpx.get(f"http://{worker.ip}:9400/metrics", trust_env=False, timeout=30).text
+    return int(sum(float(n) for n in re.findall(r"^swan_requests_total\{[^}]*\} ([0-9.e+]+)$", text, re.M)))
+
+
+def _post(worker: Container) -> int:
+    return _status(worker.ip)
+
+
+def _status(host: str) -> int:
+    try:
+        url = f"http://{host}:8000/v2/models/fashion-mlp/infer"
+        body = {**BODY, "parameters": {"deadline_policy": "best_effort"}}
+        return httpx.post(url, json=body, trust_env=False, timeout=120).status_code
+    except httpx.TransportError:
+        return 0
+
+
+@contextmanager
+def _load(host: str, clients: int = 4) -> Iterator[list[int]]:
+    """Statuses of closed-loop clients that send to `host` while the context is open."""
+    statuses: list[int] = []
+    stop = Event()
+
+    def send() -> None:
+        while not stop.is_set():
+            statuses.append(_status(host))
+
+    with ThreadPoolExecutor(clients) as pool:
+        sending: list[Future[None]] = [pool.submit(send) for _ in range(clients)]
+        try:
+            yield statuses
+        finally:
+            stop.set()
+            for one in sending:
+                one.result()
+
+
+def _more(statuses: list[int], count: int) -> Callable[[], bool]:
+    """Whether `count` more requests have been answered since now."""
+    goal = len(statuses) + count
+    return lambda: len(statuses) >= goal
+
+
+def test_a_killed_worker_costs_only_what_it_had_in_work(cluster: Cluster) -> None:
+    """SIGKILL under load: the other worker goes on answering, and a new worker takes a replica again."""
+    survivor, victim = cluster.workers
+    with _load(survivor.ip) as statuses:
+        survivor.wait_until(_more(statuses, 100), "load")
+        victim.signal("KILL")
+        began = time.monotonic()
+        survivor.wait_until(_more(statuses, 400), "load after the kill")
+        lost = sum(status != 200 for status in statuses)
+        print(f"\nSIGKILL of a worker: {lost} of {len(statuses)} requests failed, {time.monotonic() - began:.1f} s")
+        tail = len(statuses)
+        survivor.wait_until(_more(statuses, 200), "load after it")
+    assert set(statuses[tail:]) == {200}
+    assert lost <= 20
+
+
+def test_a_terminated_worker_loses_nothing(cluster: Cluster, rendered: dict[str, object]) -> None:
+    """A new worker takes a replica and leaves by SIGTERM, under load that another worker's ingress shares."""
+    survivor = cluster.workers[0]
+    params = rendered["params"]["cpu"]  # type: ignore[index]
+    with _node(rendered, [f"--address={cluster.head.ip}:6379"], params, "4g") as leaving:
+        leaving.wait_until(lambda: leaving.succeeds("bash", "-c", READY), "a replica on the new worker")
+        with _load(survivor.ip) as statuses:
+            survivor.wait_until(_more(statuses, 200), "load")
+            leaving.signal("TERM")
+            code = int(podman("wait", leaving.id).stdout)
+            survivor.wait_until(_more(statuses, 100), "load after it")
+    print(f"\nSIGTERM of a worker: {len(statuses)} requests, exit code {code}")
+    assert set(statuses) == {200}
