@@ -7,7 +7,7 @@ DEV_READY := $(VENV)/.ready-dev
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar on -q
 export PYTHONSAFEPATH = 1
 
-.PHONY: help run test check format bench demo proto fuzz lock clean
+.PHONY: help run test check format bench demo proto fuzz lock image image-test clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -38,7 +38,7 @@ demo: $(RUN_READY)  ## two minutes: a spike of real images against adaptive and 
 	@exec $(BIN)/swan loadtest spike --rounds 1 --report out/demo
 
 test: $(DEV_READY)  ## run the tests
-	$(BIN)/python -m pytest -m "not nightly" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m "not nightly and not image" $(PYTEST_ARGS)
 
 check: $(DEV_READY)  ## lint, types, import rules
 	$(BIN)/ruff check .
@@ -55,6 +55,14 @@ proto: $(DEV_READY)  ## compile the protocol's descriptors
 
 fuzz: $(DEV_READY)  ## at least 10,000 hostile requests against the real service, minutes
 	$(BIN)/python -m pytest -m nightly tests/integration/fuzz $(PYTEST_ARGS)
+
+IMAGE ?= localhost/swan-serve:test
+
+image:  ## build the image with buildah (root; a base of Debian's packages unless PYTHON_IMAGE names one)
+	deploy/image/build.sh $(IMAGE)
+
+image-test: $(DEV_READY)  ## run the image as KubeRay runs it: podman, runc, head and workers (root; after make image)
+	SWAN_IMAGE=$(IMAGE) $(BIN)/python -m pytest -s -m image tests/image $(PYTEST_ARGS)
 
 COMPILE := $(BIN)/pip-compile -q --generate-hashes --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
 	--strip-extras --no-header --unsafe-package torch

@@ -54,11 +54,22 @@ def test_alerts_fire_and_stay_quiet_as_written(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stdout + result.stderr
 
 
-def test_dashboards_are_what_their_builder_writes() -> None:
-    spec = importlib.util.spec_from_file_location("build_dashboards", MONITORING / "build_dashboards.py")
+def script(path: Path) -> Any:
+    """A script of deploy/ as a module."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None and spec.loader is not None
-    builder = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(builder)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_prometheus_without_the_operator_has_the_same_rules() -> None:
+    rules = script(DEPLOY / "local" / "build_rules.py").rules()
+    assert (DEPLOY / "local" / "rules.yml").read_text(encoding="utf-8") == rules
+
+
+def test_dashboards_are_what_their_builder_writes() -> None:
+    builder = script(MONITORING / "build_dashboards.py")
     for name in builder.DASHBOARDS:
         assert (MONITORING / "dashboards" / f"{name}.json").read_text(encoding="utf-8") == builder.dashboard(name), name
 
