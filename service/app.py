@@ -22,6 +22,7 @@ from service.console.routes import console_routes
 from service.console.source import DataplaneSource
 from service.control.fixed import Fixed
 from service.control.policy import DrainFeasible
+from service.control.quota import MacBuckets, Quota, Quotas
 from service.control.types import Policy
 from service.errors import ModelFailed
 from service.host.coordinator import Mode, SetPoints, SetPointSource
@@ -63,9 +64,8 @@ async def start_replica(settings: Settings, source: SetPointSource) -> ServiceRe
     packages = PackageSource(settings.models_dir, settings.models)
     registry, folder = CollectorRegistry(), metrics_folder()
     metrics = Metrics(registry, packages.deadlines_s())
-    scheduler = Scheduler(
-        _policy(settings), ThreadWorkers(settings.threads), metrics, SchedulerLimits(settings.max_queue_requests)
-    )
+    limits = SchedulerLimits(settings.max_queue_requests)
+    scheduler = Scheduler(_policy(settings), ThreadWorkers(settings.threads), metrics, limits, quota=_quota(settings))
 
     async def host(model: ServableModel) -> None:
         profile = await asyncio.to_thread(_profile, model, settings)
@@ -106,6 +106,17 @@ def _policy(settings: Settings) -> Policy:
     return Fixed(budget=settings.fixed_budget) if settings.policy == "fixed" else DrainFeasible()
 
 
+def _quota(settings: Settings) -> MacBuckets | None:
+    def quota(macs_per_second: float) -> Quota:
+        return Quota(macs_per_second, settings.quota_burst_s)
+
+    everybody, single = settings.quota_macs_per_second, settings.quota_tenants
+    if everybody is None and not single:
+        return None
+    tenants = {name: quota(macs_per_second) for name, macs_per_second in single.items()}
+    return MacBuckets(Quotas(quota(everybody) if everybody is not None else None, tenants))
+
+
 def _durable(settings: Settings) -> SetPoints:
     return SetPoints(mode=Mode.SHADOW if settings.policy == "shadow" else Mode.AUTO)
 
@@ -115,7 +126,7 @@ def _authorizer(settings: Settings) -> Authorizer:
         get("security").error("api keys not read again", problem=problem)
 
     try:
-        return build_authorizer(settings.api_keys_file, settings.admin_enabled, complain)
+        return build_authorizer(settings.api_keys_file, settings.admin_enabled, complain, settings.tenant_header)
     except KeyFileError as error:
         raise InvalidSetting(f"api_keys_file: {error}") from None
 

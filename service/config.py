@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
@@ -42,6 +42,18 @@ class Settings(BaseSettings):
     fixed_budget: float = Field(1.0, gt=0.0, le=1.0, description="Budget of the policy `fixed`.")
     max_queue_requests: int = Field(
         4096, ge=1, le=1_000_000, description="Waiting requests of a replica before it refuses."
+    )
+    quota_macs_per_second: float | None = Field(
+        None, gt=0.0, description="Compute that one tenant may spend on average; empty = no limit."
+    )
+    quota_burst_s: float = Field(2.0, gt=0.0, le=3600.0, description="Seconds of its quota a tenant may save up.")
+    quota_tenants: dict[str, Annotated[float, Field(gt=0.0)]] = Field(
+        {}, description='MACs per second of single tenants, as JSON: {"name": 1e9}.'
+    )
+    tenant_header: str = Field(
+        "",
+        pattern=r"^[a-z0-9-]{0,64}$",
+        description="Request header that names the tenant where no API keys are asked; set by a gateway, lower case.",
     )
     profile_cache_dir: Path | None = Field(
         None, description="Folder for measured service times; empty = the user's cache."

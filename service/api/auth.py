@@ -32,14 +32,24 @@ class Authorizer(Protocol):
         """
 
 
-class AllowAll:
-    """No keys. The admin plane stays closed unless `admin` opens it to everybody."""
+MAX_TENANT_CHARS = 64
 
-    def __init__(self, admin: bool = False) -> None:
+
+class AllowAll:
+    """No keys. The admin plane stays closed unless `admin` opens it to everybody.
+
+    tenant_header: names the tenant of a request, "" = tenants are not told apart. Whoever sets it is believed: a
+    gateway in front of the service must set it, or clients choose their own.
+    """
+
+    def __init__(self, admin: bool = False, tenant_header: str = "") -> None:
         self._admin = admin
+        self._tenant_header = tenant_header
         self._caller = Caller()
 
     def __call__(self, headers: Mapping[str, str], scope: Scope) -> Caller:
         if scope is Scope.ADMIN and not self._admin:
             raise Forbidden("the admin plane is off; start the service with an admin key to use it")
+        if self._tenant_header:
+            return Caller(headers.get(self._tenant_header, "")[:MAX_TENANT_CHARS])
         return self._caller

@@ -22,15 +22,13 @@ SHED_RATE = "shed_per_s"
 
 @dataclass(frozen=True, slots=True)
 class ScaleSettings:
-    """utilisation: busy share of workers aimed at. up_delay_s, down_delay_s: how long a wish must hold.
+    """utilisation: busy share of workers aimed at.
 
     Scaling down also needs budgets of at least `down_budget` and, with one replica less, a utilisation below
-    `down_utilisation`. Both loops are separated by two orders of magnitude: budgets move in milliseconds.
+    `down_utilisation`. How long a wish must hold is Ray Serve's to say (upscale_delay_s, downscale_delay_s).
     """
 
     utilisation: float = 0.8
-    up_delay_s: float = 10.0
-    down_delay_s: float = 300.0
     down_budget: float = 0.98
     down_utilisation: float = 0.7
 
@@ -63,48 +61,29 @@ class ScalingContext(Protocol):
     target_num_replicas: int
     capacity_adjusted_min_replicas: int
     capacity_adjusted_max_replicas: int
-    policy_state: dict[str, Any]
-    current_time: float | None
-    raw_metrics: Mapping[str, Any] | None
     aggregated_metrics: Mapping[str, Mapping[Any, float]] | None
     total_num_requests: float
     config: Any
 
 
 class TargetBudgetPolicy:
-    """Ray Serve autoscaling policy: scale on replicas needed at the target budget.
+    """Ray Serve autoscaling policy: scale on replicas needed at the target budget. settings: of ScaleSettings.
 
-    Falls back to Ray's own request counting while no replica reports its demand.
+    It has no state and no delays of its own: Ray Serve wraps every policy in the delays of the autoscaling config and
+    counts consecutive wishes, so a policy that held a wish back itself would never be heard. Falls back to Ray's own
+    request counting while no replica reports its demand.
     """
 
     def __init__(self, **settings: float) -> None:
         self.settings = ScaleSettings(**settings)
 
     def __call__(self, ctx: ScalingContext) -> tuple[int, dict[str, Any]]:
-        demand = read_demand(ctx.aggregated_metrics or {})
         if ctx.current_num_replicas < ctx.target_num_replicas:
-            return ctx.target_num_replicas, dict(ctx.policy_state)  # hold while replicas start
+            return ctx.target_num_replicas, {}  # hold while replicas start
+        demand = read_demand(ctx.aggregated_metrics or {})
         if demand is None:
             return _bounded(ctx, _by_requests(ctx)), {}
-        wanted = _bounded(ctx, replicas_needed(demand, max(1, ctx.current_num_replicas), self.settings))
-        return self._delayed(ctx, wanted)
-
-    def _delayed(self, ctx: ScalingContext, wanted: int) -> tuple[int, dict[str, Any]]:
-        """A wish counts when it has pointed the same way for its whole delay."""
-        now, target = float(ctx.current_time or 0.0), ctx.target_num_replicas
-        direction = (wanted > target) - (wanted < target)
-        since = float(ctx.policy_state.get("since", now))
-        if direction != ctx.policy_state.get("direction", 0):
-            since = now
-        delay = self.settings.up_delay_s if direction > 0 else self.settings.down_delay_s
-        if direction == 0 or now - since < delay:
-            return target, {"direction": direction, "since": since}
-        return wanted, {"direction": 0, "since": now}
-
-
-def target_budget_policy(ctx: ScalingContext) -> tuple[int, dict[str, Any]]:
-    """The policy as a function, for `policy_function: service.control.autoscale:target_budget_policy`."""
-    return TargetBudgetPolicy()(ctx)
+        return _bounded(ctx, replicas_needed(demand, max(1, ctx.current_num_replicas), self.settings)), {}
 
 
 def read_demand(metrics: Mapping[str, Mapping[Any, float]]) -> Demand | None:

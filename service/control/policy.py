@@ -8,14 +8,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from service.control.admission import RetrySlots
-from service.control.autoscale import BUDGET, DEMAND, SHED_RATE, TARGET_BUDGET
 from service.control.backlog import plan_backlog
 from service.control.drain import HeadPlan, plan_head
 from service.control.edf import edf_order, kind
 from service.control.lane import Lane, Machine, head_batch, urgency
 from service.control.profile import Slowdown
 from service.control.shedding import shed_to_feasible
-from service.control.track import SHED_WINDOW_S, Rate, Track
+from service.control.track import Track
 from service.control.types import (
     ADMITTED,
     LOW,
@@ -33,7 +32,6 @@ from service.control.types import (
 
 WATCHDOG_S = 1.0
 CLIPPED_BATCHES = 20
-MEAN_BUDGET_GAIN = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +65,6 @@ class DrainFeasible:
         self.budget = 1.0
         self._tracks: dict[str, Track] = {}
         self._slots = RetrySlots()
-        self._sheds = Rate(SHED_WINDOW_S)
-        self._mean_budget = 1.0
         self._now_s = 0.0
         self._decided_s = 0.0
         self._refused_s = -math.inf
@@ -91,11 +87,6 @@ class DrainFeasible:
         budget = min(max(self.budget, track.plan.min_budget), track.plan.max_budget)
         slowdown, alert = track.slowdown, self._alert(track)
         return ModelState(budget, slowdown.kappa, slowdown.sigma, track.arrivals.at(now_s or self._now_s), alert)
-
-    def autoscaling_stats(self, now_s: float) -> dict[str, float]:
-        """What the replica reports to `service.control.autoscale`."""
-        demand = sum([track.demand(now_s, TARGET_BUDGET) for track in self._tracks.values()])
-        return {DEMAND: demand, BUDGET: self._mean_budget, SHED_RATE: self._sheds.at(now_s)}
 
     def on_batch_done(self, done: BatchDone) -> None:
         track = self._tracks.get(done.model)
@@ -135,22 +126,26 @@ class DrainFeasible:
         machine = self._machine(view)
         low, high = min([lane.low for lane in lanes]), max([lane.high for lane in lanes])
         high = max(low, min(high, self.budget + self.settings.rise_limit))
-        if self._must_be_careful(lanes) or self._refused_lately(lanes):
+        alert = self._watchdog(lanes)
+        if alert or self._refused_lately(lanes):
             high = low
         plan = plan_head(lanes, machine, low, high)
         if plan is None or math.isnan(plan.budget):
-            return self._overloaded(lanes, machine)
-        self.budget = plan.budget
-        self._mean_budget += MEAN_BUDGET_GAIN * (plan.budget - self._mean_budget)
-        return self._dispatch(min(lanes, key=urgency), plan)
+            decision = self._overloaded(lanes, machine)
+        else:
+            self.budget = plan.budget
+            decision = self._dispatch(min(lanes, key=urgency), plan)
+        return replace(decision, alert=alert) if alert else decision
 
-    def _must_be_careful(self, lanes: Sequence[Lane]) -> bool:
-        """The watchdog: nothing was decided for long although something waited, or the profile is far off."""
+    def _watchdog(self, lanes: Sequence[Lane]) -> str:
+        """Why to be careful: nothing was decided for long although something waited, or the profile is far off."""
         waiting_since = max(self._decided_s, min([lane.items[0].arrival_s for lane in lanes]))
         patience = max([WATCHDOG_S, *[self._tracks[lane.model].plan.default_deadline_s for lane in lanes]])
-        silent = self._now_s - waiting_since > patience
+        silent = self._now_s - waiting_since
         self._decided_s = self._now_s
-        return silent or any(self._alert(self._tracks[lane.model]) for lane in lanes)
+        if silent > patience:
+            return f"nothing was decided for {silent:.1f} s while requests waited"
+        return next((alert for lane in lanes if (alert := self._alert(self._tracks[lane.model]))), "")
 
     def _refused_lately(self, lanes: Sequence[Lane]) -> bool:
         """Load was refused within the last deadline: budget above the floor would be paid with more refusals."""
@@ -188,12 +183,9 @@ class DrainFeasible:
     def _overloaded(self, lanes: Sequence[Lane], machine: Machine) -> Decision:
         """Run at the floor; drop what cannot be on time there by the expected times, without their margin."""
         self.budget = min([lane.low for lane in lanes])
-        self._mean_budget += MEAN_BUDGET_GAIN * (self.budget - self._mean_budget)
         expected = [lane._replace(margin=self._tracks[lane.model].slowdown.kappa, guard_s=0.0) for lane in lanes]
         dropped = shed_to_feasible(expected, machine)
         gone = {item.sequence for item in dropped}
-        if dropped:
-            self._sheds.count(self._now_s, len(dropped))
         kept = [lane._replace(items=[item for item in lane.items if item.sequence not in gone]) for lane in lanes]
         kept = [lane for lane in kept if lane.items]
         if kept:
@@ -244,7 +236,6 @@ class DrainFeasible:
 
     def _refuse(self, view: ReplicaView, item: QueuedItem, late_s: float, reason: ShedReason) -> Admission:
         plan = self._tracks[item.model].plan
-        self._sheds.count(view.now_s)
         per_row = plan.profile.seconds(plan.min_budget, plan.max_batch) / plan.max_batch
         retry = self._slots.reserve(view.now_s, late_s, per_row * item.rows / view.workers)
         return Admission(ok=False, retry_after_s=retry, reason=reason)

@@ -9,7 +9,6 @@ from service.control.profile import Slowdown
 from service.control.types import ModelPlan
 
 RATE_WINDOW_S = 0.2
-SHED_WINDOW_S = 5.0
 IN_USE_S = 10.0
 
 
@@ -43,10 +42,3 @@ class Track:
             head = queue.items[0]
             return min(self.plan.default_deadline_s, head.deadline_s - head.arrival_s)
         return self.plan.default_deadline_s if now_s - self.arrivals.last_s < IN_USE_S else math.inf
-
-    def demand(self, now_s: float, budget: float) -> float:
-        """Workers that the arrivals would keep busy at `budget`, in batches of half a deadline at most."""
-        plan, profile = self.plan, self.plan.profile
-        budget = min(max(budget, plan.min_budget), plan.max_budget)
-        rows = profile.largest_batch(budget, plan.default_deadline_s / 2, plan.max_batch)
-        return self.arrivals.at(now_s) * self.slowdown.kappa * profile.seconds(budget, rows) / rows

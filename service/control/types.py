@@ -111,7 +111,8 @@ class Decision:
     First answer `sheds` and replace every item of `deferred` by its new version (same sequence, later deadline_s: a
     best-effort request that can no longer be on time); then run `batch`, each item at `item.clip(budget)`.
     An empty batch with sheds or deferrals means: decide again. predicted_s: the profile's time for the batch, what
-    `on_batch_done` wants back; expected_s: the same corrected by the measured slowdown.
+    `on_batch_done` wants back; expected_s: the same corrected by the measured slowdown. alert: why a watchdog keeps the
+    budget at the floor, "" if none does.
     """
 
     model: str
@@ -123,6 +124,7 @@ class Decision:
     deferred: tuple[QueuedItem, ...] = ()
     limit: Limit = Limit.NONE
     at_floor: bool = False
+    alert: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -196,7 +196,7 @@ def _start(plan: Plan, console: Console, signals: Signals, cluster: Cluster) -> 
         signals.install()  # ray.init put its own handlers in place
     with _step(console, "Starting the ingress"):
         cluster.start_serve(plan.file)
-    with _step(console, f"Loading, warming up and profiling models in {plan.file.max_replicas} replica(s)"):
+    with _step(console, f"Loading, warming up and profiling models in {plan.file.first_replicas} replica(s)"):
         cluster.wait_until_running(str(plan.file.application["name"]), lambda status: None)
     with _step(console, "Waiting for the first answer"):
         cluster.wait_until_ready(plan.url)

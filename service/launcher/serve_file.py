@@ -77,6 +77,24 @@ class ServeFile:
         return int(autoscaling["max_replicas"] if autoscaling else self.deployment.get("num_replicas", 1))
 
     @property
+    def first_replicas(self) -> int:
+        """How many the service starts with."""
+        autoscaling = self.deployment.get("autoscaling_config")
+        if not autoscaling:
+            return self.max_replicas
+        return int(autoscaling.get("initial_replicas") or autoscaling.get("min_replicas", 1))
+
+    def fitted(self, cores: int) -> ServeFile:
+        """A copy whose autoscaling asks for no more replicas than `cores` can run beside the ingress."""
+        content = copy.deepcopy(dict(self.content))
+        autoscaling = content["applications"][0]["deployments"][0].get("autoscaling_config")
+        if autoscaling:
+            room = int((cores - 1) / self.cpus_per_replica)
+            most = max(room, self.first_replicas, int(autoscaling.get("min_replicas", 1)))
+            autoscaling["max_replicas"] = min(most, int(autoscaling["max_replicas"]))
+        return ServeFile(content)
+
+    @property
     def cpus_per_replica(self) -> float:
         return float(self.deployment.get("ray_actor_options", {}).get("num_cpus", 1))
 
@@ -96,8 +114,12 @@ class ServeFile:
         grpc_port: int | None = None,
         replicas: int | None = None,
         threads: int | None = None,
+        scaling: str | None = None,
     ) -> ServeFile:
-        """A copy with what the command line says; a fixed number of replicas turns autoscaling off."""
+        """A copy with what the command line says; a fixed number of replicas turns autoscaling off.
+
+        scaling: `requests` = Ray Serve's own policy instead of the file's; `demand` = as the file says.
+        """
         content = copy.deepcopy(dict(self.content))
         http, grpc = content.setdefault("http_options", {}), content.setdefault("grpc_options", {})
         deployment = content["applications"][0]["deployments"][0]
@@ -110,6 +132,8 @@ class ServeFile:
         if replicas is not None:
             deployment.pop("autoscaling_config", None)
             deployment["num_replicas"] = replicas
+        if scaling == "requests":
+            deployment.get("autoscaling_config", {}).pop("policy", None)
         if threads is not None:
             deployment.setdefault("ray_actor_options", {})["num_cpus"] = threads
         return ServeFile(content)

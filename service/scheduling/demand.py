@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from service.control.autoscale import BUDGET, DEMAND, SHED_RATE, TARGET_BUDGET, WORKERS
 from service.control.types import Policy
 from service.scheduling.hosted import HostedModel
-
-TARGET_BUDGET = 0.9
-UTILISATION = 0.8  # busy share of the workers that the wanted number of replicas aims at
 
 
 def workers_needed(
@@ -49,9 +47,9 @@ class DemandReport:
         used = [hosted for hosted in self._models.values() if self._policy.state(hosted.key, now).arrival_rate > 0.0]
         budgets = [hosted.decided_budget / hosted.highest for hosted in used]
         return {
-            "demand_workers": workers_needed(self._policy, self._models, target_budget, now),
-            "workers": float(self._num_workers),
-            "mean_budget": sum(budgets) / len(budgets) if budgets else 1.0,
-            "shed_per_s": rate,
+            DEMAND: workers_needed(self._policy, self._models, target_budget, now),
+            WORKERS: float(self._num_workers),
+            BUDGET: sum(budgets) / len(budgets) if budgets else 1.0,
+            SHED_RATE: rate,
             "pending_requests": float(sum(hosted.num_pending for hosted in self._models.values())),
         }

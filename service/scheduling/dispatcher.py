@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from service.control.edf import EdfQueue
-from service.control.types import BatchDone, Decision, Limit, Policy, ReplicaView
-from service.host.coordinator import Mode
+from service.control.governor import Governor
+from service.control.types import BatchDone, Decision, ReplicaView
 from service.scheduling.hosted import Entry, HostedModel
 from service.scheduling.waiting import WaitingRoom
 from service.scheduling.worker import Answer, Job, JobResult, Workers
@@ -21,8 +21,6 @@ from service.telemetry.model_metrics import BatchCost, Served
 from service.types import Completion
 
 log = logging.getLogger(__name__)
-
-LOOKED_AT = 256  # queued requests that the fallback looks at in search of equal shapes
 
 
 @dataclass(slots=True, eq=False)
@@ -42,7 +40,7 @@ class Dispatcher:
 
     def __init__(
         self,
-        policy: Policy,
+        policy: Governor,
         workers: Workers,
         waiting: WaitingRoom,
         models: Mapping[str, HostedModel],
@@ -55,6 +53,7 @@ class Dispatcher:
         self._clock = clock
         self._running: list[Running] = []
         self._woken = False
+        self._alert = ""
 
     @property
     def running(self) -> list[Running]:
@@ -88,7 +87,7 @@ class Dispatcher:
             if not decision.batch and decision.deferred and not decision.sheds:
                 deferrals += 1
                 if deferrals > 1:  # deferring again changes nothing: late is what best effort asked for
-                    decision = urgent_decision(self._models, at_floor=True) or decision
+                    decision = self._policy.fall_back(self.view()) or decision
             if decision.batch:
                 deferrals = 0
                 self._launch(decision)
@@ -96,29 +95,24 @@ class Dispatcher:
                 return
 
     def _decide(self) -> Decision | None:
-        """The policy's decision if it is usable and may act, else the most urgent batch at the lowest budget."""
-        view = self.view()
         began = time.perf_counter()
-        try:
-            decision = self._policy.decide(view)
-        except Exception:
-            log.exception("the policy failed; dispatching at the floor")
-            decision = None
-        if decision is None or not math.isfinite(decision.budget):
-            decision = urgent_decision(self._models, at_floor=True)
-            if decision is not None:
-                self._models[decision.model].metrics.count_watchdog()
+        decision = self._policy.decide(self.view())
         if decision is None:
             return None
         hosted = self._models[decision.model]
         hosted.metrics.observe_decision(time.perf_counter() - began)
-        hosted.decided_budget = decision.budget
-        if hosted.mode is Mode.SHADOW:
-            log.debug("shadow: budget %.3f, %d shed", decision.budget, len(decision.sheds))
-            return urgent_decision(self._models, at_floor=False)
-        if hosted.distrusted:
-            return urgent_decision(self._models, at_floor=True)
+        hosted.decided_budget = self._policy.wanted_budget
+        if decision.alert or self._alert:
+            self._tell_alert(hosted, decision.alert)
         return decision
+
+    def _tell_alert(self, hosted: HostedModel, alert: str) -> None:
+        """Every decision that a watchdog forced is counted; only the first of a row is logged."""
+        if alert:
+            hosted.metrics.count_watchdog()
+            if not self._alert:
+                log.error("model %s runs at its floor: %s", hosted.key, alert)
+        self._alert = alert
 
     def _launch(self, decision: Decision) -> None:
         hosted = self._models[decision.model]
@@ -149,20 +143,15 @@ class Dispatcher:
             on_time = sum(now <= entry.due_s for entry in entries)
             late = len(entries) - on_time
             predicted_s = running.decision.predicted_s
-            hosted.watch(predicted_s, result.compute_s)
-            self._learn(BatchDone(hosted.key, running.rows, predicted_s, result.compute_s, now, on_time, late))
+            self._policy.on_batch_done(
+                BatchDone(hosted.key, running.rows, predicted_s, result.compute_s, now, on_time, late)
+            )
             cost = BatchCost(len(entries), running.rows, result.input_s, result.compute_s, result.output_s)
             hosted.metrics.count_batch(cost)
         elif result.worker_died:
             hosted.metrics.count_worker_death()
         self._fill_workers()  # the worker gets its next batch before this one's clients get their answers
         self._answer(running, result, now)
-
-    def _learn(self, done: BatchDone) -> None:
-        try:
-            self._policy.on_batch_done(done)
-        except Exception:
-            log.exception("the policy could not learn from a batch")
 
     def _answer(self, running: Running, result: JobResult, now: float) -> None:
         hosted = running.hosted
@@ -182,24 +171,6 @@ class Dispatcher:
                 entry.fail(answer)
         if served:
             hosted.metrics.count_served(served)
-
-
-def urgent_decision(models: Mapping[str, HostedModel], at_floor: bool) -> Decision | None:
-    """The most urgent batch, as cheaply as allowed or as well as allowed: what to run without, or against, a policy."""
-    heads = [(hosted.queue.items[0], hosted) for hosted in models.values() if len(hosted.queue)]
-    if not heads:
-        return None
-    first, hosted = min(heads, key=lambda pair: (pair[0].priority, pair[0].deadline_s, pair[0].sequence))
-    batch, rows = [first], first.rows
-    for item in hosted.queue.items[1:LOOKED_AT]:
-        if item.group == first.group and rows + item.rows <= hosted.model.spec.max_batch_size:
-            batch.append(item)
-            rows += item.rows
-    budget = hosted.low if at_floor else hosted.high
-    mean = sum([item.rows * item.clip(budget) for item in batch]) / rows
-    seconds = hosted.profile.seconds(mean, rows)
-    limit = Limit.OPERATOR if hosted.low == hosted.high or not at_floor else Limit.LOAD
-    return Decision(hosted.key, tuple(batch), budget, seconds, seconds, limit=limit, at_floor=at_floor)
 
 
 def _completion(entry: Entry, answer: Answer, running: Running, compute_s: float, now: float) -> Completion:

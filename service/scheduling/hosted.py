@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -18,11 +17,7 @@ from service.types import Completion, DeadlinePolicy, LimitedBy, Quality, Work
 from swan_runtime.budget import BudgetPoint
 from swan_runtime.report import ComputeReport
 
-log = logging.getLogger(__name__)
-
 REMEMBERED_BUDGETS = 1024
-FAR_SLOWER = 4.0  # times the prediction: where the law clips its own correction
-SLOW_BATCHES = 20
 PRIORITY_LABELS = ("high", "normal", "low")  # by the class of the control law
 
 
@@ -86,7 +81,6 @@ class HostedModel:
         self.lowest, self.highest = (table.floor, table.budgets[-1]) if table else (1.0, 1.0)
         self.last_budget = self.highest
         self.decided_budget = self.highest
-        self._slow_batches = 0
         self.last_reports: tuple[ComputeReport, ...] = ()
         self._frozen_at = self.highest
         self._points: dict[float, BudgetPoint] = {}
@@ -172,20 +166,6 @@ class HostedModel:
     def served(self, budget: float) -> float:
         """`budget` resolved to what the calibration serves."""
         return min(max(budget, self.lowest), self.highest)
-
-    def watch(self, predicted_s: float, actual_s: float) -> None:
-        """Notice when the profile has lost touch: batch after batch is far slower than predicted."""
-        was_distrusted = self.distrusted
-        far_slower = actual_s >= FAR_SLOWER * predicted_s > 0.0
-        self._slow_batches = self._slow_batches + 1 if far_slower else 0
-        if self.distrusted and not was_distrusted:
-            log.error("model %s: %d batches in a row far slower than profiled; at the floor", self.key, SLOW_BATCHES)
-            self.metrics.count_watchdog()
-
-    @property
-    def distrusted(self) -> bool:
-        """The controller's predictions mean nothing now: run at the floor until one comes true again."""
-        return self._slow_batches >= SLOW_BATCHES
 
     def quality_at(self, budget: float) -> float | None:
         """Expected quality from the calibration table; None for a model without one."""

@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from models.interface import ServableModel
+from service.control.governor import Governor
 from service.control.profile import ServiceProfile
+from service.control.shadow import Verdict
 from service.control.types import Policy, QueuedItem, ShedReason
 from service.errors import NotFound, Overloaded, Unavailable
 from service.host.coordinator import Mode, SetPoints
@@ -67,7 +69,7 @@ class Scheduler:
         clock: Callable[[], float] = time.monotonic,
         quota: ComputeQuota | None = None,
     ) -> None:
-        self._policy = policy
+        self._policy = Governor(policy, self._count_verdict)
         self._workers = workers
         self._metrics = metrics
         self._limits = limits or Limits()
@@ -75,10 +77,10 @@ class Scheduler:
         self._models: dict[str, HostedModel] = {}
         self._replaced: list[HostedModel] = []  # by a reload; batches may still run on them
         self._waiting = WaitingRoom(clock)
-        self._dispatcher = Dispatcher(policy, workers, self._waiting, self._models, clock)
-        self._gauges = GaugePublisher(policy, self._models, workers.num_workers)
+        self._dispatcher = Dispatcher(self._policy, workers, self._waiting, self._models, clock)
+        self._gauges = GaugePublisher(self._policy, self._models, workers.num_workers)
         self._quota = quota
-        self.demand = DemandReport(policy, self._models, workers.num_workers, clock)
+        self.demand = DemandReport(self._policy, self._models, workers.num_workers, clock)
         self._set_points = SetPoints()
         self._sequence = 0
         self._draining = False
@@ -115,6 +117,7 @@ class Scheduler:
     def apply_setpoint(self, set_points: SetPoints) -> None:
         """Obey an operator from the next dispatch on. What waits already keeps the bounds it was admitted with."""
         self._set_points = set_points
+        self._policy.shadow(set_points.mode is Mode.SHADOW)
         for hosted in self._models.values():
             hosted.obey(set_points)
             self._policy.set_model(hosted.plan())
@@ -206,14 +209,16 @@ class Scheduler:
             retry_after_s = min(30.0, max(1.0, len(self._waiting) / rate))
             raise Overloaded("the queue is full", retry_after_s, ShedReason.QUEUE_FULL)
         admission = self._policy.admit(self._dispatcher.view(), item)
-        if self._set_points.mode is Mode.SHADOW:
-            return
         if not admission.ok:
             reason = admission.reason or ShedReason.ADMISSION
             retry_after_s = max(MIN_RETRY_S, admission.retry_after_s)
             raise Overloaded("the deadline cannot be met now", retry_after_s, reason)
         for evicted in admission.evicted:
             self._waiting.shed(evicted, ShedReason.EVICTED)
+
+    def _count_verdict(self, model: str, verdict: Verdict) -> None:
+        if model in self._models:
+            self._models[model].metrics.count_verdict(verdict)
 
     def _hosted(self, name: str, version: str) -> HostedModel:
         hosted = self._models.get(model_key(name, version))

@@ -265,11 +265,15 @@ class ApiKeyAuthorizer:
         return Caller(key.tenant)
 
 
-def build_authorizer(keys_file: Path | None, admin: bool, on_error: Callable[[str], None]) -> Authorizer:
+def build_authorizer(
+    keys_file: Path | None, admin: bool, on_error: Callable[[str], None], tenant_header: str = ""
+) -> Authorizer:
     """Keys from the file if there is one, else open to all with the admin plane as `admin` says.
+
+    tenant_header: as in AllowAll; with keys the key alone says who pays.
 
     on_error: told when the file changed and cannot be read any more. Raises KeyFileError.
     """
     if keys_file is None:
-        return AllowAll(admin)
+        return AllowAll(admin, tenant_header)
     return ApiKeyAuthorizer(WatchedKeyRing(keys_file, on_error=on_error).current)

@@ -7,8 +7,9 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
+from service.control.autoscale import ScaleSettings
 from service.control.types import Policy
-from service.scheduling.demand import UTILISATION, workers_needed
+from service.scheduling.demand import workers_needed
 from service.scheduling.hosted import HostedModel
 from service.telemetry.model_metrics import ControllerState
 from swan_runtime.report import ComputeReport
@@ -39,7 +40,7 @@ class GaugePublisher:
 
     def publish(self) -> None:
         """Set every gauge now."""
-        busy = workers_needed(self._policy, self._models) / (UTILISATION * self._num_workers)
+        busy = workers_needed(self._policy, self._models) / (ScaleSettings().utilisation * self._num_workers)
         desired = float(max(1, math.ceil(busy)))
         for hosted in self._models.values():
             hosted.metrics.publish()

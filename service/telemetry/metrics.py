@@ -108,7 +108,10 @@ class Metrics:
         self.controller_decision = histogram(
             "controller_decision_seconds", "Time to decide one dispatch", DECISION_EDGES_S
         )
-        self.controller_watchdog = counter("controller_watchdog_total", "Falls to the floor by the watchdog")
+        self.controller_watchdog = counter("controller_watchdog_total", "Decisions that a watchdog kept at the floor")
+        self.shadow_verdicts = counter(
+            "shadow_verdicts_total", "What the watched law would have done in shadow mode", (*_MODEL, "verdict")
+        )
         self.desired_replicas = gauge("desired_replicas", "Replicas needed at the target budget", "livemostrecent")
         self.worker_deaths = counter(
             "worker_deaths_total", "Worker threads that died under this model and were replaced"

@@ -98,6 +98,10 @@ class ModelMetrics:
     def count_watchdog(self) -> None:
         self._all.controller_watchdog.labels(*self._labels).inc()
 
+    def count_verdict(self, verdict: str) -> None:
+        """What the law would have done with a dispatch or an arrival while it is only watched."""
+        self._all.shadow_verdicts.labels(*self._labels, verdict).inc()
+
     def count_worker_death(self) -> None:
         self._all.worker_deaths.labels(*self._labels).inc()
 

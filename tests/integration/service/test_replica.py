@@ -15,6 +15,7 @@ import pytest
 import tritonclient.grpc.aio
 import tritonclient.http.aio
 
+from models.registry import find_package, load_package, shipped_repository
 from service.api.auth import Scope
 from service.app import start_replica
 from service.config import InvalidSetting, Settings
@@ -30,7 +31,7 @@ from tests.support.import_package import write_package
 @asynccontextmanager
 async def running(tmp_path: Path, **settings: Any) -> AsyncIterator[tuple[ServiceReplica, Address, Coordinator]]:
     repository = tmp_path / "models"
-    if not repository.exists():
+    if "models_dir" not in settings and not repository.exists():
         write_package(repository)
     profiles = tmp_path.parent / "profiles"  # of the whole session: measured once
     chosen = Settings.load({"models_dir": repository, "profile_cache_dir": profiles, **settings})
@@ -98,6 +99,41 @@ async def test_api_keys_guard_every_plane(tmp_path: Path) -> None:
         assert (await client.get("/v2/models/identity")).status_code == 200
         assert (await client.get("/v2/control")).status_code == 403
         assert (await client.get("/metrics")).status_code == 403
+
+
+async def test_a_tenant_spends_macs_not_requests_and_pays_for_nobody_else(tmp_path: Path) -> None:
+    """Keys name the tenants; the quota of one is the compute of exactly three full requests."""
+    table = load_package(find_package(shipped_repository(), "fashion-mlp")).table
+    assert table is not None
+    request_macs = table.at(1.0).macs_mean
+    keys, secrets = [], {}
+    for name in ("modest", "other"):
+        secrets[name], key = create(name, [Scope.INFER, Scope.METRICS])
+        keys.append(key)
+    KeyRing(keys).save(tmp_path / "keys.json")
+    chosen = {"models_dir": shipped_repository(), "models": ("fashion-mlp",), "api_keys_file": tmp_path / "keys.json"}
+    quota = {"quota_tenants": {"modest": 1e-3 * request_macs}, "quota_burst_s": 3000.0}
+    body = {
+        "inputs": [{"name": "INPUT", "datatype": "FP32", "shape": [1, 784], "data": [0.5] * 784}],
+        "parameters": {"quality": "full", "timeout": 30_000_000},
+    }
+    async with running(tmp_path, **chosen, **quota) as (_, address, _coordinator), http(address) as client:
+
+        async def ask(tenant: str) -> httpx.Response:
+            headers = {"x-api-key": secrets[tenant]}
+            return await client.post("/v2/models/fashion-mlp/infer", json=body, headers=headers)
+
+        spent = 0
+        while (answer := await ask("modest")).status_code == 200:
+            spent += answer.json()["parameters"]["compute_macs"]
+        assert answer.status_code == 429
+        assert int(answer.headers["retry-after"]) >= 1
+        assert "quota" in answer.json()["error"]
+        assert 2 * request_macs <= spent <= 4 * request_macs
+        assert [(await ask("other")).status_code for _ in range(6)] == [200] * 6
+        scrape = (await client.get("/metrics", headers={"x-api-key": secrets["other"]})).text
+    refused = [line for line in scrape.splitlines() if line.startswith("swan_shed_total{") and 'reason="quota"' in line]
+    assert [float(line.rsplit(" ", 1)[1]) for line in refused] == [1.0]
 
 
 async def test_the_console_is_served(tmp_path: Path) -> None:

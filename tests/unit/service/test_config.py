@@ -35,6 +35,9 @@ def test_overrides_travel_to_other_processes_as_environment(monkeypatch: pytest.
         ("limits", {"max_body_bytes": 0}, "max_body_bytes: expected a number above 0"),
         ("policy", "fastest", "drain-feasible"),
         ("thread", 1, "threads"),
+        ("quota_macs_per_second", 0, "> 0"),
+        ("quota_tenants", {"shop": -1.0}, "greater than 0"),
+        ("tenant_header", "X Tenant", "lower case"),
         ("models_dir", "/does/not/exist", "existing folder"),
     ],
 )

@@ -93,6 +93,14 @@ def test_a_number_of_replicas_turns_autoscaling_off(tmp_path: Path) -> None:
     assert "autoscaling_config" not in file.patched(replicas=2).deployment
 
 
+@pytest.mark.parametrize(("cores", "most"), [(1, 1), (2, 1), (4, 3), (64, 4)])
+def test_one_machine_gets_no_more_replicas_than_it_has_cores_for(cores: int, most: int) -> None:
+    file = ServeFile.read(default_path())
+    fitted = file.fitted(cores)
+    assert (fitted.first_replicas, fitted.max_replicas) == (1, most)
+    assert file.patched(replicas=7).fitted(cores).max_replicas == 7
+
+
 @pytest.mark.parametrize(
     ("text", "problem"),
     [

@@ -215,3 +215,18 @@ def test_probes_need_no_key_and_without_a_file_only_the_admin_plane_is_closed(tm
     guarded = build_authorizer(tmp_path / "keys.json", True, print)
     with pytest.raises(Unauthenticated):
         guarded({}, Scope.ADMIN)
+
+
+def test_without_keys_a_gateways_header_may_name_the_tenant():
+    told = build_authorizer(None, False, print, "x-tenant")
+    assert told({"x-tenant": "shop"}, Scope.INFER).tenant == "shop"
+    assert told({}, Scope.INFER).tenant == ""
+    assert len(told({"x-tenant": "x" * 1000}, Scope.INFER).tenant) == 64
+    assert AllowAll()({"x-tenant": "shop"}, Scope.INFER).tenant == ""
+
+
+def test_with_keys_a_header_names_no_tenant(tmp_path, shop):
+    key, entry = shop
+    KeyRing([entry]).save(tmp_path / "keys.json")
+    authorizer = build_authorizer(tmp_path / "keys.json", False, print, "x-tenant")
+    assert authorizer({"x-api-key": key, "x-tenant": "other"}, Scope.INFER).tenant == "shop"

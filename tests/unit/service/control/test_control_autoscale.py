@@ -1,10 +1,13 @@
 """The slow knob: replicas needed at the target budget, its delays, its fallback; contexts as Ray Serve builds them."""
 
 from dataclasses import dataclass, field
-from types import SimpleNamespace
+from unittest.mock import patch
 
 import pytest
-from ray.serve.config import AutoscalingContext
+from ray.serve._private.autoscaling_state import _resolve_policy_callable
+from ray.serve.autoscaling_policy import _apply_autoscaling_config
+from ray.serve.config import AutoscalingConfig, AutoscalingContext
+from ray.serve.schema import ServeDeploySchema
 
 from service.control.autoscale import (
     BUDGET,
@@ -15,15 +18,13 @@ from service.control.autoscale import (
     ScaleSettings,
     TargetBudgetPolicy,
     replicas_needed,
-    target_budget_policy,
 )
-from service.control.edf import EdfQueue
-from service.control.policy import DrainFeasible
-from service.control.types import QueuedItem, ReplicaView
-from service.simulator.plant import reference_plant
+from service.launcher.serve_file import ServeFile, default_path
+
+target_budget = TargetBudgetPolicy()
 
 
-def context(current=2, target=2, now=0.0, state=None, metrics=None, requests=0.0, low=1, high=10):
+def context(current=2, target=2, now=0.0, state=None, metrics=None, requests=0.0, low=1, high=10, config=None):
     return AutoscalingContext(
         deployment_id=None,
         deployment_name="swan",
@@ -41,7 +42,7 @@ def context(current=2, target=2, now=0.0, state=None, metrics=None, requests=0.0
         last_scale_up_time=None,
         last_scale_down_time=None,
         current_time=now,
-        config=SimpleNamespace(target_ongoing_requests=2.0),
+        config=config or AutoscalingConfig(target_ongoing_requests=2.0),
     )
 
 
@@ -55,20 +56,31 @@ def reported(demand, budget=1.0, shed=0.0, replicas=2, workers=1.0):
     }
 
 
+def shipped():
+    """The deployment's autoscaling config, read as Ray Serve reads the file."""
+    schema = ServeDeploySchema.model_validate(dict(ServeFile.read(default_path()).content))
+    deployment = schema.applications[0].deployments[0]
+    return AutoscalingConfig(**deployment.model_dump(exclude_unset=True)["autoscaling_config"])
+
+
 @dataclass
 class Loop:
-    """Ray's control loop: a tick every 0.1 s, replicas start at once."""
+    """Ray's control loop around a policy: a tick every 0.1 s, Ray's own delays, replicas that start at once."""
 
-    policy: TargetBudgetPolicy
+    config: AutoscalingConfig
     replicas: int = 2
-    now: float = 0.0
+    now: float = 1.0
     state: dict = field(default_factory=dict)
+
+    def __post_init__(self):
+        self.policy = _apply_autoscaling_config(_resolve_policy_callable(self.config.policy))
 
     def tick(self, seconds, metrics):
         for _ in range(round(seconds * 10)):
             self.now += 0.1
-            ctx = context(self.replicas, self.replicas, self.now, self.state, metrics)
-            self.replicas, self.state = self.policy(ctx)
+            ctx = context(self.replicas, self.replicas, self.now, self.state, metrics, config=self.config)
+            with patch("ray.serve.autoscaling_policy.time.time", lambda: self.now):
+                self.replicas, self.state = self.policy(ctx)
         return self.replicas
 
 
@@ -91,49 +103,52 @@ def test_replicas_needed(needed, budget, shed, current, wanted):
     assert replicas_needed(Demand(needed, 1.0, budget, shed), current, ScaleSettings()) == wanted
 
 
+def test_the_shipped_file_scales_by_the_target_budget():
+    config = shipped()
+    assert isinstance(_resolve_policy_callable(config.policy), TargetBudgetPolicy)
+    assert (config.upscale_delay_s, config.downscale_delay_s) == (10.0, 300.0)
+    assert config.max_replicas > config.min_replicas
+
+
+def test_the_command_line_switches_back_to_rays_own_policy():
+    file = ServeFile.read(default_path()).patched(scaling="requests")
+    schema = ServeDeploySchema.model_validate(dict(file.content))
+    options = schema.applications[0].deployments[0].model_dump(exclude_unset=True)["autoscaling_config"]
+    assert AutoscalingConfig(**options).policy.is_default_policy_function()
+    assert ServeFile.read(default_path()).patched(scaling="demand").content == ServeFile.read(default_path()).content
+
+
 def test_a_wish_for_more_must_hold_for_its_delay():
-    loop = Loop(TargetBudgetPolicy())
-    assert loop.tick(9.0, reported(4.0, budget=0.4)) == 2
-    assert loop.tick(2.0, reported(4.0, budget=0.4)) == 5
+    loop = Loop(shipped())
+    assert loop.tick(9.0, reported(2.4, budget=0.4)) == 2
+    assert loop.tick(2.0, reported(2.4, budget=0.4)) == 3
 
 
 def test_a_short_peak_changes_nothing():
-    loop = Loop(TargetBudgetPolicy())
-    loop.tick(6.0, reported(4.0, budget=0.4))
+    loop = Loop(shipped())
+    loop.tick(6.0, reported(2.4, budget=0.4))
     loop.tick(1.0, reported(1.0, budget=0.9))
-    assert loop.tick(6.0, reported(4.0, budget=0.4)) == 2
+    assert loop.tick(6.0, reported(2.4, budget=0.4)) == 2
 
 
 def test_scaling_down_waits_much_longer_and_goes_one_by_one():
-    loop = Loop(TargetBudgetPolicy(down_delay_s=20.0), replicas=4)
+    loop = Loop(shipped(), replicas=4)
     idle = reported(0.2, budget=1.0, replicas=4)
-    assert loop.tick(19.0, idle) == 4
+    assert loop.tick(299.0, idle) == 4
     assert loop.tick(2.0, idle) == 3
-    assert loop.tick(21.0, idle) == 2
+    assert loop.tick(301.0, idle) == 2
 
 
 def test_it_holds_while_replicas_start():
-    replicas, _ = target_budget_policy(context(2, 5, metrics=reported(0.1)))
+    replicas, _ = target_budget(context(2, 5, metrics=reported(0.1)))
     assert replicas == 5
 
 
 def test_the_limits_of_the_deployment_hold():
-    loop = Loop(TargetBudgetPolicy(up_delay_s=0.0))
-    assert loop.tick(0.5, reported(100.0, budget=0.1)) == 10
+    assert target_budget(context(metrics=reported(100.0, budget=0.1)))[0] == 10
 
 
 def test_without_reports_it_counts_requests_as_ray_does():
-    assert target_budget_policy(context(requests=9.0))[0] == 5
-    assert target_budget_policy(context(requests=0.0))[0] == 1
-    assert target_budget_policy(context(metrics={DEMAND: {"r": float("nan")}}, requests=4.0))[0] == 2
-
-
-def test_adaptation_hides_load_from_request_counts_but_not_from_the_demand():
-    law = DrainFeasible([reference_plant().plan])
-    for i in range(400):  # twice the full-budget capacity
-        item = QueuedItem("reference", 0.005 * i + 0.05, 0.005 * i, i, floor=0.1)
-        law.admit(ReplicaView(0.005 * i, {"reference": EdfQueue()}), item)
-    stats = law.autoscaling_stats(2.0)
-    assert stats[DEMAND] > 1.5
-    assert replicas_needed(Demand(stats[DEMAND], 1.0, 0.5, 0.0), 1, ScaleSettings()) >= 2
-    assert law.autoscaling_stats(60.0)[DEMAND] < 0.01
+    assert target_budget(context(requests=9.0))[0] == 5
+    assert target_budget(context(requests=0.0))[0] == 1
+    assert target_budget(context(metrics={DEMAND: {"r": float("nan")}}, requests=4.0))[0] == 2
