@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from service.control.kinds import Kinds
 from service.control.lane import Lane, Machine
 from service.control.profile import ServiceProfile
 from service.control.types import QueuedItem
@@ -26,80 +27,120 @@ class Share(NamedTuple):
         return self.margin * self.profile.seconds(clipped, self.batch_rows) / self.batch_rows
 
 
-Parts = list[tuple[int, int]]
+Form = tuple[tuple[int, int], ...]  # a batch: (index of share, rows), ...
 
 
 class Backlog(NamedTuple):
     """Batches of any models, the one to dispatch first, then by deadline.
 
-    limits_s: when each batch must be done: deadline of its first item - guard; parts: per batch (index of share, rows).
+    limits_s: when each batch must be done: deadline of its first item - guard. formed: index of each batch's form;
+    batches that are composed alike share one.
     """
 
     limits_s: Sequence[float]
-    parts: Sequence[Parts]
+    formed: Sequence[int]
+    forms: Sequence[Form]
     shares: Sequence[Share]
 
     def head_seconds(self, budget: float) -> float:
-        return sum([self.shares[share].seconds_per_row(budget) * rows for share, rows in self.parts[0]])
+        return sum([self.shares[share].seconds_per_row(budget) * rows for share, rows in self.forms[self.formed[0]]])
 
     def lateness(self, budget: float, machine: Machine, block_s: float = float("inf")) -> tuple[float, bool]:
         """Largest (finish - limit) over the batches at this common budget, <= 0 when feasible; is it the head's?"""
-        per_row = [share.seconds_per_row(budget) for share in self.shares]
-        now, workers = machine.now_s, machine.workers
-        head = sum([per_row[share] * rows for share, rows in self.parts[0]])
-        head_late = worst = max(now + head - self.limits_s[0], head - block_s)
-        start = now + (machine.residual_s + head) / workers
-        for limit, parts in zip(self.limits_s[1:], self.parts[1:], strict=True):
-            share, rows = parts[0]
-            seconds = per_row[share] * rows
-            for share, rows in parts[1:]:
-                seconds += per_row[share] * rows
-            if start + seconds - limit > worst:
-                worst = start + seconds - limit
-            start += seconds / workers
-        return worst, worst == head_late
+        late = self._late(budget, machine)
+        head_late = max(late[0], late[0] + self.limits_s[0] - machine.now_s - block_s)
+        worst = max(late)
+        return max(worst, head_late), worst <= head_late
 
     def first_late(self, budget: float, machine: Machine) -> int | None:
         """Index of the first batch that is late at this common budget; None if all are on time."""
-        for count in range(1, len(self.limits_s) + 1):
-            if Backlog(self.limits_s[:count], self.parts[:count], self.shares).lateness(budget, machine)[0] > 0.0:
-                return count - 1
-        return None
+        return next((index for index, late in enumerate(self._late(budget, machine)) if late > 0.0), None)
+
+    def _late(self, budget: float, machine: Machine) -> list[float]:
+        """Finish - limit of each batch; the head starts now, the others by list scheduling."""
+        per_row = [share.seconds_per_row(budget) for share in self.shares]
+        of_form = [sum([per_row[share] * rows for share, rows in form]) for form in self.forms]
+        seconds = [of_form[form] for form in self.formed]
+        share_of_one = 1.0 / machine.workers
+        before = machine.residual_s * share_of_one + machine.now_s
+        late = [machine.now_s + seconds[0] - self.limits_s[0]]
+        for limit, last, mine in zip(self.limits_s[1:], seconds, seconds[1:], strict=False):
+            before += last * share_of_one
+            late.append(before + mine - limit)
+        return late
+
+
+class _Forms:
+    """Collects the forms and shares of a backlog while its batches are formed."""
+
+    def __init__(self) -> None:
+        self.forms: list[Form] = []
+        self.shares: list[Share] = []
+        self._known: dict[tuple[int, object], int] = {}
+        self._known_shares: dict[tuple[int, int, float, float], int] = {}
+
+    def of(self, lane: Lane, composed: tuple[tuple[tuple[float, float], int], ...]) -> int:
+        """Index of the form of a batch with `rows` rows of each (floor, ceiling)."""
+        key = id(lane), composed
+        known = self._known.get(key)
+        if known is None:
+            total = sum([rows for _, rows in composed])
+            form = tuple([(self._share(lane, total, *bounds), rows) for bounds, rows in composed])
+            known = self._known[key] = len(self.forms)
+            self.forms.append(form)
+        return known
+
+    def _share(self, lane: Lane, total: int, floor: float, ceiling: float) -> int:
+        high = max(min(lane.high, ceiling), floor)
+        key = id(lane), total, min(max(lane.low, floor), high), high
+        known = self._known_shares.get(key)
+        if known is None:
+            known = self._known_shares[key] = len(self.shares)
+            self.shares.append(Share(lane.profile, total, key[2], high, lane.margin))
+        return known
 
 
 def plan_backlog(lanes: Sequence[Lane], head_rows: int | None = None) -> Backlog:
     """Form the batches that dispatching would form. lanes: the most urgent first; its head batch has `head_rows`."""
-    shares: list[Share] = []
-    batches: list[tuple[float, Parts]] = []
+    forms = _Forms()
+    batches: list[tuple[float, int]] = []
     for lane in lanes:
         rows = head_rows if lane is lanes[0] and head_rows is not None else lane.batch
-        batches.extend((_alike_batches if lane.alike else _mixed_batches)(lane, rows, shares))
+        if lane.kinds is None:
+            batches.extend(_mixed_batches(lane, rows, forms))
+        else:
+            batches.extend(_counted_batches(lane, lane.kinds, rows, forms))
     if len(lanes) > 1:
         batches = [batches[0], *sorted(batches[1:], key=_limit)]
-    return Backlog([limit for limit, _ in batches], [parts for _, parts in batches], shares)
+    return Backlog([limit for limit, _ in batches], [form for _, form in batches], forms.forms, forms.shares)
 
 
-def _limit(batch: tuple[float, Parts]) -> float:
+def _limit(batch: tuple[float, int]) -> float:
     return batch[0]
 
 
-def _alike_batches(lane: Lane, head_rows: int, shares: list[Share]) -> list[tuple[float, Parts]]:
-    """Batches of one-row items that differ in their deadline only."""
-    low, high = lane.bounds(lane.items[0])
-    parts: dict[int, Parts] = {}
+def _counted_batches(lane: Lane, kinds: Kinds, head_rows: int, forms: _Forms) -> list[tuple[float, int]]:
+    """Batches of one-row items: composed by counting codes, no item but each batch's first is looked at."""
+    items, codes, guard = lane.items, kinds.codes, lane.guard_s
+    known: dict[tuple[int, ...], int] = {}
     batches = []
-    first, count = 0, len(lane.items)
+    first, count, size = 0, len(items), head_rows
     while first < count:
-        rows = min(lane.batch if first else head_rows, count - first)
-        if rows not in parts:
-            parts[rows] = [(len(shares), rows)]
-            shares.append(Share(lane.profile, rows, low, high, lane.margin))
-        batches.append((lane.items[first].deadline_s - lane.guard_s, parts[rows]))
-        first += rows
+        stop = min(first + size, count)
+        if len(kinds.bounds) == 1:
+            counts: tuple[int, ...] = (stop - first,)
+        else:
+            counts = tuple([codes.count(code, first, stop) for code in kinds.bounds])
+        form = known.get(counts)
+        if form is None:
+            composed = tuple([(b, rows) for b, rows in zip(kinds.bounds.values(), counts, strict=True) if rows])
+            form = known[counts] = forms.of(lane, composed)
+        batches.append((items[first].deadline_s - guard, form))
+        first, size = stop, lane.batch
     return batches
 
 
-def _mixed_batches(lane: Lane, head_rows: int, shares: list[Share]) -> list[tuple[float, Parts]]:
+def _mixed_batches(lane: Lane, head_rows: int, forms: _Forms) -> list[tuple[float, int]]:
     """Batches of items with floors, ceilings, rows and groups of their own; the end of a long queue is sampled."""
     formed: list[tuple[float, dict[tuple[float, float], int]]] = []
     open_batch: dict[object, list[int]] = {}  # group -> [batch index, rows left]
@@ -114,7 +155,7 @@ def _mixed_batches(lane: Lane, head_rows: int, shares: list[Share]) -> list[tupl
             kinds = formed[place[0]][1]
             bounds = (item.floor, item.ceiling)
             kinds[bounds] = kinds.get(bounds, 0) + rows
-    return _with_shares(lane, formed, shares)
+    return [(limit, forms.of(lane, tuple(kinds.items()))) for limit, kinds in formed]
 
 
 def _walked(items: Sequence[QueuedItem]) -> list[tuple[Sequence[QueuedItem], int]]:
@@ -124,23 +165,3 @@ def _walked(items: Sequence[QueuedItem]) -> list[tuple[Sequence[QueuedItem], int
     exact = WALKED_ITEMS // 2
     stride = -(-(len(items) - exact) // exact)
     return [(items[:exact], 1), (items[exact::stride], stride)]
-
-
-def _with_shares(
-    lane: Lane, formed: list[tuple[float, dict[tuple[float, float], int]]], shares: list[Share]
-) -> list[tuple[float, Parts]]:
-    """Replace (floor, ceiling) by the index of the share that it costs."""
-    index: dict[tuple[int, float, float], int] = {}
-    batches = []
-    for limit, kinds in formed:
-        total = sum(kinds.values())
-        parts = []
-        for (floor, ceiling), rows in kinds.items():
-            key = (total, floor, ceiling)
-            if key not in index:
-                index[key] = len(shares)
-                high = max(min(lane.high, ceiling), floor)
-                shares.append(Share(lane.profile, total, min(max(lane.low, floor), high), high, lane.margin))
-            parts.append((index[key], rows))
-        batches.append((limit, parts))
-    return batches

@@ -40,11 +40,11 @@ def plan_head(lanes: Sequence[Lane], machine: Machine, low: float, high: float) 
     lanes = sorted(lanes, key=urgency) if len(lanes) > 1 else lanes
     plan = _plan_alike if len(lanes) == 1 and lanes[0].alike else _plan_mixed
     best: HeadPlan | None = None
-    rows = lanes[0].batch
+    rows, least = lanes[0].batch, low
     while True:
-        budget, head_binds = plan(lanes, machine, rows, low, high)
-        if budget is not None and (best is None or budget > best.budget + WORTHWHILE):
-            best = HeadPlan(budget, rows)
+        budget, head_binds = plan(lanes, machine, rows, least, high)
+        if budget is not None and (best is None or budget > least):
+            best, least = HeadPlan(budget, rows), min(high, budget + WORTHWHILE)
         if rows == 1 or not head_binds:
             return best
         rows = (rows + 1) // 2

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import operator
-from bisect import bisect_left, insort
-from collections import Counter
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 
+from service.control.kinds import KindIndex, Kinds
 from service.control.types import QueuedItem
 
 
@@ -20,7 +20,7 @@ class EdfQueue:
 
     def __init__(self, items: Iterable[QueuedItem] = ()) -> None:
         self._items: list[QueuedItem] = []
-        self._kinds: Counter[tuple[int, float, float, object]] = Counter()
+        self._index = KindIndex()
         self.rows = 0
         for item in items:
             self.add(item)
@@ -37,17 +37,19 @@ class EdfQueue:
         return self._items
 
     @property
-    def alike(self) -> bool:
-        """All items have one row and the same floor, ceiling and group: they differ in deadline and priority only."""
-        return len(self._kinds) == 1 and self.rows == len(self._items)
+    def kinds(self) -> Kinds | None:
+        """What the items cost, if that can be counted: live, as `items`."""
+        return self._index.kinds
+
+    def kinds_with(self, item: QueuedItem) -> Kinds | None:
+        """`kinds` as they would be with one more item at its `insertion_point`."""
+        return self._index.with_item(self.insertion_point(item), item)
 
     def add(self, item: QueuedItem) -> None:
         items = self._items
-        if items and edf_order(item) >= edf_order(items[-1]):
-            items.append(item)
-        else:
-            insort(items, item, key=edf_order)
-        self._kinds[kind(item)] += 1
+        index = len(items) if not items or edf_order(item) >= edf_order(items[-1]) else self.insertion_point(item)
+        items.insert(index, item)
+        self._index.insert(index, item)
         self.rows += item.rows
 
     def position(self, item: QueuedItem) -> int:
@@ -63,16 +65,14 @@ class EdfQueue:
 
     def remove(self, item: QueuedItem) -> None:
         """Raises KeyError if the item is not queued."""
-        del self._items[self.position(item)]
-        self._forget(item)
+        self._forget(self.position(item), item)
 
     def take(self, batch: Sequence[QueuedItem]) -> None:
         """Remove a dispatched batch; quick when it is the head of the queue, as it nearly always is."""
         head = self._items[: len(batch)]
         if len(head) == len(batch) and all(map(operator.is_, head, batch)):
-            del self._items[: len(batch)]
             for item in batch:
-                self._forget(item)
+                self._forget(0, item)
         else:
             for item in batch:
                 self.remove(item)
@@ -82,14 +82,7 @@ class EdfQueue:
         late = bisect_left(self._items, (now_s, -1), key=edf_order)
         return [item for item in self._items[:late] if not item.best_effort]
 
-    def _forget(self, item: QueuedItem) -> None:
-        key = kind(item)
-        self._kinds[key] -= 1
-        if not self._kinds[key]:
-            del self._kinds[key]
+    def _forget(self, index: int, item: QueuedItem) -> None:
+        del self._items[index]
+        self._index.remove(index, item)
         self.rows -= item.rows
-
-
-def kind(item: QueuedItem) -> tuple[int, float, float, object]:
-    """What must be equal for two items to cost the same and share a batch."""
-    return item.rows, item.floor, item.ceiling, item.group

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from service.control.kinds import Kinds
 from service.control.profile import ServiceProfile
 from service.control.types import QueuedItem
 
@@ -25,7 +26,8 @@ class Lane(NamedTuple):
     """One model's part of the backlog.
 
     items: in EDF order. batch: rows per batch. margin: seconds per profiled second. low, high: budgets of the model
-    within the rails. guard_s: kept free before every deadline. alike: items differ in deadline and priority only.
+    within the rails. guard_s: kept free before every deadline. kinds: of the items, None where they must be looked at
+    one by one.
     """
 
     model: str
@@ -36,7 +38,16 @@ class Lane(NamedTuple):
     low: float
     high: float
     guard_s: float = 0.0
-    alike: bool = False
+    kinds: Kinds | None = None
+
+    @property
+    def alike(self) -> bool:
+        """Items have one row each and differ in deadline and priority only."""
+        return self.kinds is not None and len(self.kinds.bounds) == 1
+
+    def of(self, items: Sequence[QueuedItem]) -> Lane:
+        """The lane with other items."""
+        return self._replace(items=items, kinds=None)
 
     def bounds(self, item: QueuedItem) -> tuple[float, float]:
         """Budgets that `item` may get; its own floor is stronger than the rails."""

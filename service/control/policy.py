@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from bisect import insort
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from service.control.admission import RetrySlots
 from service.control.backlog import plan_backlog
 from service.control.drain import HeadPlan, plan_head
-from service.control.edf import edf_order, kind
+from service.control.kinds import Kinds
 from service.control.lane import Lane, Machine, head_batch, urgency
 from service.control.profile import Slowdown
 from service.control.shedding import shed_to_feasible
@@ -120,7 +119,7 @@ class DrainFeasible:
 
     def decide(self, view: ReplicaView) -> Decision | None:
         self._now_s = view.now_s
-        lanes = [self._lane(name, queue.items, queue.alike) for name, queue in view.queues.items() if queue]
+        lanes = [self._lane(name, queue.items, queue.kinds) for name, queue in view.queues.items() if queue]
         if not lanes:
             return None
         machine = self._machine(view)
@@ -158,16 +157,16 @@ class DrainFeasible:
             return f"the last {CLIPPED_BATCHES} batches took {track.slowdown.CLIP:g} times the profiled time or more"
         return ""
 
-    def _lane(self, model: str, items: Sequence[QueuedItem], alike: bool, sigmas: float | None = None) -> Lane:
+    def _lane(self, model: str, items: Sequence[QueuedItem], kinds: Kinds | None, sigmas: float | None = None) -> Lane:
         track, settings = self._tracks[model], self.settings
         plan, slowdown = track.plan, track.slowdown
         low, high = plan.min_budget, plan.max_budget
         margin = slowdown.kappa + (settings.margin_sigmas if sigmas is None else sigmas) * slowdown.sigma
         deadline = min(plan.default_deadline_s, items[0].deadline_s - items[0].arrival_s)
-        rows = len(items) if alike else sum([item.rows for item in items[: plan.max_batch]])
+        rows = len(items) if kinds else sum([item.rows for item in items[: plan.max_batch]])
         largest = plan.profile.largest_batch(low, settings.block_ratio * deadline / margin, plan.max_batch)
         guard = settings.guard_ratio * deadline if sigmas is None else 0.0
-        return Lane(model, items, min(rows, largest), plan.profile, margin, low, high, guard, alike)
+        return Lane(model, items, min(rows, largest), plan.profile, margin, low, high, guard, kinds)
 
     def _machine(self, view: ReplicaView) -> Machine:
         """The workers at the moment when the next batch can start: now, or when the first busy one is done."""
@@ -186,7 +185,7 @@ class DrainFeasible:
         expected = [lane._replace(margin=self._tracks[lane.model].slowdown.kappa, guard_s=0.0) for lane in lanes]
         dropped = shed_to_feasible(expected, machine)
         gone = {item.sequence for item in dropped}
-        kept = [lane._replace(items=[item for item in lane.items if item.sequence not in gone]) for lane in lanes]
+        kept = [lane.of([item for item in lane.items if item.sequence not in gone]) for lane in lanes]
         kept = [lane for lane in kept if lane.items]
         if kept:
             urgent = min(kept, key=urgency)
@@ -223,15 +222,14 @@ class DrainFeasible:
         """The backlog as it would be with `item`; the most urgent lane first."""
         lanes = []
         for name, queue in view.queues.items():
-            items, alike = queue.items, queue.alike
-            if worst_class < LOW:
-                items = [other for other in items if other.priority <= worst_class]
+            items, kinds = queue.items, queue.kinds
             if name == item.model:
-                alike = item.rows == 1 and (not queue or (alike and kind(item) == kind(queue.items[0])))
-                items = [*items]
-                insort(items, item, key=edf_order)
+                kinds, at = queue.kinds_with(item), queue.insertion_point(item)
+                items = [*items[:at], item, *items[at:]]
+            if worst_class < LOW:
+                kinds, items = None, [other for other in items if other.priority <= worst_class]
             if items:
-                lanes.append(self._lane(name, items, alike, self.settings.admission_sigmas))
+                lanes.append(self._lane(name, items, kinds, self.settings.admission_sigmas))
         return sorted(lanes, key=urgency)
 
     def _refuse(self, view: ReplicaView, item: QueuedItem, late_s: float, reason: ShedReason) -> Admission:

@@ -35,8 +35,7 @@ def shed_to_feasible(lanes: Sequence[Lane], machine: Machine) -> list[QueuedItem
     classes = sorted({item.priority for lane in lanes for item in lane.items})
     for worst in classes:
         considered = [
-            lane._replace(items=[i for i in lane.items if i.priority <= worst and i.sequence not in gone])
-            for lane in lanes
+            lane.of([i for i in lane.items if i.priority <= worst and i.sequence not in gone]) for lane in lanes
         ]
         dropped = _shed_walk([lane for lane in considered if lane.items], machine)
         shed += dropped
@@ -48,7 +47,7 @@ def _shed_rest(lanes: Sequence[Lane], gone: set[int], machine: Machine) -> list[
     """What the walk, which counts every batch as full, left over: drop one by one until the batches formed fit."""
     shed: list[QueuedItem] = []
     while len(shed) < MAX_SINGLE_SHEDS:
-        rest = [lane._replace(items=[i for i in lane.items if i.sequence not in gone]) for lane in lanes]
+        rest = [lane.of([i for i in lane.items if i.sequence not in gone]) for lane in lanes]
         rest = sorted([lane for lane in rest if lane.items], key=urgency)
         backlog = plan_backlog(rest) if rest else None
         low = min([lane.low for lane in rest], default=0.0)

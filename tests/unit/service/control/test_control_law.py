@@ -4,6 +4,7 @@ import dataclasses
 import math
 from itertools import pairwise
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -103,7 +104,7 @@ def play_exactly(law, items, workers, names, plans):
 @given(DEADLINES, st.integers(1, 3))
 def test_a_feasible_queue_stays_feasible_with_exact_service_times(deadlines, workers):
     law, items = learnt(PLAN), sorted(queue_of(deadlines), key=lambda item: item.deadline_s)
-    lane = Lane("a", items, min(8, len(items)), PROFILE, 1.0 + 1e-6, 0.1, 1.0, alike=True)
+    lane = Lane("a", items, min(8, len(items)), PROFILE, 1.0 + 1e-6, 0.1, 1.0, kinds=EdfQueue(items).kinds)
     feasible = plan_backlog([lane]).lateness(0.1, Machine(0.0, 0.0, workers, math.inf))[0] <= 0.0
     answered, sheds = play_exactly(law, items, workers, ["a"], {"a": PLAN})
     if feasible:
@@ -155,6 +156,26 @@ def test_shedding_leaves_a_feasible_queue(deadlines, floors, priorities):
     gone = {item.sequence for item in shed_to_feasible([lane], machine)}
     rest = [item for item in items if item.sequence not in gone]
     assert not rest or plan_backlog([lane._replace(items=rest)]).lateness(0.1, machine)[0] <= 1e-9
+
+
+@QUICK
+@given(
+    DEADLINES,
+    st.lists(st.sampled_from([0.1, 0.3, 1.0]), min_size=40, max_size=40),
+    st.floats(0.1, 1.0),
+    st.integers(1, 8),
+    st.integers(1, 3),
+)
+def test_counting_kinds_forms_the_same_batches_as_looking_at_every_item(deadlines, floors, budget, head, workers):
+    items = queue_of(sorted(deadlines), floors[: len(deadlines)], ceiling=1.0)
+    looked = Lane("a", items, 8, PROFILE, 1.1, 0.1, 1.0, 0.01)
+    counted = looked._replace(kinds=EdfQueue(items).kinds)
+    machine = Machine(0.0, 0.005, workers, math.inf)
+    late, by_head = plan_backlog([looked], head).lateness(budget, machine)
+    assert plan_backlog([counted], head).lateness(budget, machine) == (pytest.approx(late), by_head)
+    assert plan_backlog([counted], head).first_late(budget, machine) == plan_backlog([looked], head).first_late(
+        budget, machine
+    )
 
 
 def test_a_short_last_batch_is_not_taken_for_a_share_of_a_full_one():
