@@ -12,8 +12,10 @@ from swan_runtime.conv import GatedConv, GatedConvBlock
 from swan_runtime.errors import InvalidInputError
 from swan_runtime.find import Adapter, BlockConfig, replace_blocks_
 from swan_runtime.fit import fit_gates_
-from swan_runtime.layers import GatedMLP, gated_layers, name_layers_
+from swan_runtime.input_gate import GatedInputLinear
+from swan_runtime.layers import GatedGLU, GatedMLP, gated_layers, name_layers_
 from swan_runtime.pack import PackedConv, PackedMLP
+from swan_runtime.pack_magnitude import PackedCats, PackedInputs
 
 
 def gate_(
@@ -40,11 +42,17 @@ def gate_(
     return gated
 
 
-def harden_(model: nn.Module) -> nn.Module:
+def harden_(model: nn.Module, weights: str = "float32") -> nn.Module:
     """Pack once for inference, in eval mode; the state_dict does not change, and training drops the packed copies.
 
-    A layer whose gate or shape the kernels do not serve keeps running on the reference path.
+    A layer whose gate or shape the kernels do not serve keeps running on the reference path. weights: "float32", or
+    "bfloat16" to round the matrices of vector-row layers: few rows are bound by the stream of weights, which halves
+    (memory does not: the dense kernel keeps float32). Sums stay float32; convolutions stay float32 altogether.
+    Raises InvalidInputError for another value.
     """
+    if weights not in ("float32", "bfloat16"):
+        raise InvalidInputError("weights", "float32 or bfloat16", repr(weights))
+    half = weights == "bfloat16"
     model.eval()
     name_layers_(model)
     blocks = {id(block.core): block for block in model.modules() if isinstance(block, GatedConvBlock)}
@@ -52,8 +60,12 @@ def harden_(model: nn.Module) -> nn.Module:
         if isinstance(layer, GatedConv):
             block = blocks.get(id(layer))
             layer.packed = PackedConv.pack(layer, block.norm2 if block else None)
+        elif isinstance(layer, GatedInputLinear):
+            layer.packed = PackedInputs.pack(layer, half)
+        elif isinstance(layer, GatedGLU) and layer.branch_is_dense:
+            layer.packed = PackedCats.pack(layer, half)
         elif isinstance(layer, GatedMLP):
-            layer.packed = PackedMLP.pack(layer)
+            layer.packed = PackedMLP.pack(layer, half)
     return model
 
 

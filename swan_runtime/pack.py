@@ -28,8 +28,8 @@ class PackedMLP:
     weights: MlpWeights | GluWeights
 
     @staticmethod
-    def pack(layer: GatedMLP) -> PackedMLP | None:
-        """None where the kernels do not serve the layer's gate: the reference path then runs it."""
+    def pack(layer: GatedMLP, half: bool = False) -> PackedMLP | None:
+        """None where the kernels do not serve the layer's gate: the reference path then runs it. half: bfloat16."""
         if not isinstance(layer.gate, LowRankGate):
             return None
         down = (layer.down.weight.detach(), _detached(layer.down.bias))
@@ -37,9 +37,9 @@ class PackedMLP:
         weights: MlpWeights | GluWeights
         if isinstance(layer, GatedGLU):
             branch = (layer.branch.weight.detach(), _detached(layer.branch.bias))
-            weights = GluWeights.pack(branch, up, down, layer.mean, activation=layer.activation)
+            weights = GluWeights.pack(branch, up, down, layer.mean, activation=layer.activation, half=half)
         else:
-            weights = MlpWeights.pack(*up, *down, layer.mean, activation=layer.activation)
+            weights = MlpWeights.pack(*up, *down, layer.mean, activation=layer.activation, half=half)
         return PackedMLP(pack_gate(layer.gate), weights)
 
     def run(self, layer: GatedLayer, x: Tensor, plan: HardPlan, layout: Layout) -> Tensor:

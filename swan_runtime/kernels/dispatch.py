@@ -9,7 +9,7 @@ import platform
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -17,9 +17,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from swan_runtime.kernels import convolution, shared
+from swan_runtime.errors import InvalidInputError
+from swan_runtime.kernels import convolution, inputs, shared
 from swan_runtime.kernels import rows as own
 from swan_runtime.kernels.costs import CostTable
+from swan_runtime.kernels.magnitude_weights import InputWeights
 from swan_runtime.kernels.native import build, library
 from swan_runtime.kernels.weights import ConvWeights, GluWeights, MlpWeights
 
@@ -29,7 +31,7 @@ _REPEATS = 5
 _SECONDS_PER_POINT = 0.02
 _lock = threading.Lock()
 
-Packed = MlpWeights | GluWeights | ConvWeights
+Packed = MlpWeights | GluWeights | ConvWeights | InputWeights
 Run = Callable[[str, Tensor], object]  # kernel, mask -> runs it once
 
 
@@ -48,6 +50,9 @@ class Kind:
 
 
 OWN = Kind("own", ("native", "numba", "dense", "reference"), (1, 2, 8, 32, 64), (0.05, 0.3, 0.6, 1.0), lambda n: n)
+INPUTS = Kind(
+    "inputs", ("native", "numba", "dense", "reference"), (1, 2, 8, 32, 64), (0.05, 0.3, 0.6, 1.0), lambda n: n
+)
 SHARED = Kind("shared", ("native", "gather", "dense", "reference"), (4, 16, 64, 256), (0.1, 0.5, 1.0), lambda n: 1)
 CONV = Kind("conv", ("native", "gather", "dense", "reference"), (1, 4, 16), (0.1, 0.5, 1.0), lambda n: n)
 
@@ -119,12 +124,22 @@ def explain(
     return Choice(chosen, tuple(found))
 
 
+def check_kernel(kernel: str, known: Mapping[str, object]) -> None:
+    """Raise InvalidInputError unless it is one of `known` that runs on this machine."""
+    if kernel not in known or (kernel == "native" and library() is None):
+        raise InvalidInputError("kernel", f"one of {', '.join(known)} that applies here", repr(kernel))
+
+
+def density(mask: Tensor) -> float:
+    """Share of active units in [0, 1]."""
+    return int(mask.count_nonzero()) / max(mask.numel(), 1)
+
+
 _tables: dict[tuple[object, ...], CostTable] = {}
 
 
 def _shape_table(w: Packed, kind: Kind, threads: int, size: tuple[int, int]) -> CostTable:
-    shape = tuple(w.up.shape) + ((w.stride,) if isinstance(w, ConvWeights) else ())
-    key = (kind.name, type(w).__name__, shape, w.outputs, w.activation, threads, size)
+    key = (kind.name, type(w).__name__, *_shape(w), w.outputs, threads, size)
     if key not in _tables:
         path = _cache_file((*key, kind.rows, kind.densities))
         known = _read(path)
@@ -132,6 +147,15 @@ def _shape_table(w: Packed, kind: Kind, threads: int, size: tuple[int, int]) -> 
         if known is None and path is not None:
             _write(path, _tables[key])
     return _tables[key]
+
+
+def _shape(w: Packed) -> tuple[object, ...]:
+    """What a block's costs depend on besides its outputs."""
+    if isinstance(w, InputWeights):
+        return w.units, w.half is not None, 0 if w.path is None else w.path[0].shape[1]
+    if isinstance(w, ConvWeights):
+        return tuple(w.up.shape), w.activation, w.stride
+    return tuple(w.up.shape), w.activation, w.half is not None
 
 
 def measure(w: Packed, kind: Kind, threads: int, size: tuple[int, int] = (0, 0)) -> CostTable:
@@ -155,6 +179,9 @@ def _call(w: Packed, kind: Kind, rows: int, threads: int, size: tuple[int, int],
     if isinstance(w, ConvWeights):
         maps = torch.randn(rows, w.inputs, *size, generator=generator)
         return lambda kernel, mask: convolution.run(kernel, w, maps, mask, None, threads)
+    if isinstance(w, InputWeights):
+        values = torch.randn(rows, w.units, generator=generator)
+        return lambda kernel, mask: inputs.run(kernel, w, values, mask, threads)
     x = torch.randn(rows, w.inputs, generator=generator)
     if kind is SHARED:
         offsets = torch.tensor([0, rows])

@@ -73,7 +73,7 @@ def native_mask(
     thresholds = check_tensor(thresholds, "thresholds", torch.float32, (rows,))
     mask = torch.empty(rows, gate.units, dtype=torch.bool)
     counts = torch.empty(rows, dtype=torch.int64)
-    cap = gate.units if k_max is None else _check_cap(k_max)
+    cap = gate.units if k_max is None else check_cap(k_max)
     selection = Selection(cap, most_active, 0, thresholds.data_ptr(), counts.data_ptr(), mask.data_ptr())
     code = loaded.gated(gate, w, x, selection, y)
     if code == NOT_FINITE:
@@ -81,7 +81,8 @@ def native_mask(
     return NativeMask(mask, counts, selection.cap_hits, code == TOO_DENSE)
 
 
-def _check_cap(k_max: int) -> int:
+def check_cap(k_max: int) -> int:
+    """A cap of at least 0, or InvalidInputError."""
     if k_max < 0:
         raise InvalidInputError("k_max", "at least 0", str(k_max))
     return k_max
@@ -99,7 +100,7 @@ def threshold_mask(scores: Tensor, thresholds: Tensor, k_max: int | None = None)
     counts = mask.sum(dim=1)
     if k_max is None:
         return GateMask(mask, counts, 0)
-    over = counts > _check_cap(k_max)
+    over = counts > check_cap(k_max)
     for row in over.nonzero().flatten().tolist():
         # A stable sort keeps exactly k_max also among equal scores: the lower index wins.
         keep = scores[row].sort(descending=True, stable=True).indices[:k_max]

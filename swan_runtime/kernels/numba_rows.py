@@ -10,6 +10,7 @@ from numba import njit
 from torch import Tensor
 
 from swan_runtime.kernels.activations import CODES
+from swan_runtime.kernels.magnitude_weights import InputWeights
 from swan_runtime.kernels.weights import GluWeights, MlpWeights
 
 GROUP = 64
@@ -55,8 +56,8 @@ def _all_dots(weight: Any, x: Any, rows: Any, count: int, out: Any) -> None:
 
 
 @njit(nogil=True, fastmath=True, cache=True)
-def _up(block: Any, code: int, glu: bool, x: Any, mask: Any, index: Any, value: Any, counts: Any) -> None:
-    """Fill each row's list of active units and their values; a value of 0 (ReLU) is left out."""
+def _up(block: Any, code: int, glu: bool, x: Any, mask: Any, scale: Any, index: Any, value: Any, counts: Any) -> None:
+    """Fill each row's list of active units and their values; a value of 0 (ReLU) is left out. scale: or no rows."""
     up, up_bias, linear, linear_bias, mean = block
     rows = np.empty(x.shape[0], np.int64)
     h, other = np.empty(x.shape[0], np.float32), np.empty(x.shape[0], np.float32)
@@ -74,8 +75,10 @@ def _up(block: Any, code: int, glu: bool, x: Any, mask: Any, index: Any, value: 
             v = _activate(h[i] + up_bias[j], code)
             if glu:
                 v *= other[i] + linear_bias[j]
-            v -= mean[j]
             r = rows[i]
+            if scale.shape[0] > 0:
+                v *= scale[r, j]
+            v -= mean[j]
             index[r, counts[r]] = j
             value[r, counts[r]] = v
             counts[r] += v != 0.0
@@ -103,20 +106,44 @@ def _down(down_t: Any, bias: Any, index: Any, value: Any, counts: Any, y: Any) -
 
 
 @njit(nogil=True, fastmath=True, cache=True)
-def _rows(block: Any, code: int, glu: bool, down_t: Any, bias: Any, x: Any, mask: Any, y: Any) -> None:
+def _rows(block: Any, code: int, glu: bool, down_t: Any, bias: Any, x: Any, mask: Any, scale: Any, y: Any) -> None:
     units = mask.shape[1]
     index = np.empty((GROUP, units + 1), np.int64)
     value = np.empty((GROUP, units + 1), np.float32)
     for first in range(0, x.shape[0], GROUP):
         part = slice(first, min(first + GROUP, x.shape[0]))
         counts = np.zeros(GROUP, np.int64)
-        _up(block, code, glu, x[part], mask[part], index, value, counts)
+        _up(block, code, glu, x[part], mask[part], scale[part], index, value, counts)
         _down(down_t, bias, index, value, counts, y[part])
 
 
-def rows(w: MlpWeights | GluWeights, x: Tensor, mask: Tensor, y: Tensor) -> None:
-    """y [B, O] of x [B, D] with mask bool [B, F]. Compiles at the first call, never at import."""
+@njit(nogil=True, fastmath=True, cache=True)
+def _inputs(mean: Any, down_t: Any, bias: Any, x: Any, mask: Any, y: Any) -> None:
+    units = mask.shape[1]
+    index = np.empty((GROUP, units + 1), np.int64)
+    value = np.empty((GROUP, units + 1), np.float32)
+    for first in range(0, x.shape[0], GROUP):
+        counts = np.zeros(GROUP, np.int64)
+        last = min(first + GROUP, x.shape[0])
+        for r in range(first, last):
+            for j in range(units):
+                k = counts[r - first]
+                index[r - first, k] = j
+                value[r - first, k] = x[r, j] - mean[j]
+                counts[r - first] += mask[r, j]
+        _down(down_t, bias, index, value, counts, y[first:last])
+
+
+def rows(w: MlpWeights | GluWeights, x: Tensor, mask: Tensor, y: Tensor, scale: Tensor | None = None) -> None:
+    """y [B, O] of x [B, D] with mask bool [B, F]; scale: see rows.py. Compiles at the first call, never at import."""
     glu = isinstance(w, GluWeights)
     first, first_bias = (w.gate, w.gate_bias) if isinstance(w, GluWeights) else (w.up, w.up_bias)
     block = (first.numpy(), first_bias.numpy(), w.up.numpy(), w.up_bias.numpy(), w.mean.numpy())
-    _rows(block, CODES[w.activation], glu, w.down_t.numpy(), w.down_bias.numpy(), x.numpy(), mask.numpy(), y.numpy())
+    factor = np.empty((0, w.units), np.float32) if scale is None else scale.numpy()
+    down = w.down_t.numpy(), w.down_bias.numpy()
+    _rows(block, CODES[w.activation], glu, *down, x.numpy(), mask.numpy(), factor, y.numpy())
+
+
+def inputs(w: InputWeights, x: Tensor, mask: Tensor, y: Tensor) -> None:
+    """y [B, O] of x [B, F] with mask bool [B, F], without the low-rank path."""
+    _inputs(w.mean.numpy(), w.down_t.numpy(), w.down_bias.numpy(), x.numpy(), mask.numpy(), y.numpy())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor
 from swan_runtime.errors import InvalidInputError
 from swan_runtime.kernels import convolution, dispatch, rows, shared
 from swan_runtime.kernels.checks import check_tensor, check_threads, describe
+from swan_runtime.kernels.dispatch import check_kernel, density
 from swan_runtime.kernels.lowrank import check_gate, lowrank_mask, native_mask
 from swan_runtime.kernels.native import library
 from swan_runtime.kernels.weights import ConvWeights, GateWeights, GluWeights, MlpWeights
@@ -48,8 +48,8 @@ def _rows(x: Tensor, mask: Tensor, w: MlpWeights | GluWeights, kernel: str | Non
     mask = check_tensor(mask, "mask", torch.bool, (x.shape[0], w.units))
     check_threads(threads)
     if kernel is None:
-        kernel = dispatch.table(w, dispatch.OWN, threads).choose(x.shape[0], _density(mask))
-    _check_kernel(kernel, rows.ROW_KERNELS)
+        kernel = dispatch.table(w, dispatch.OWN, threads).choose(x.shape[0], density(mask))
+    check_kernel(kernel, rows.ROW_KERNELS)
     return KernelResult(rows.run(kernel, w, x, mask, threads), kernel)
 
 
@@ -108,8 +108,8 @@ def mlp_shared(
     flat = x.view(-1, w.inputs)
     if kernel is None:
         costs = dispatch.table(w, dispatch.SHARED, threads)
-        kernel = costs.choose(flat.shape[0] // max(requests, 1), _density(mask))
-    _check_kernel(kernel, shared.SHARED_KERNELS)
+        kernel = costs.choose(flat.shape[0] // max(requests, 1), density(mask))
+    check_kernel(kernel, shared.SHARED_KERNELS)
     y = shared.run(kernel, w, flat, offsets, mask, threads)
     return KernelResult(y.view(*x.shape[:-1], w.outputs), kernel)
 
@@ -133,18 +133,9 @@ def conv(
         beta = check_tensor(beta, "beta", torch.float32, (x.shape[0], w.units))
     if kernel is None:
         size = (x.shape[2], x.shape[3])
-        kernel = dispatch.table(w, dispatch.CONV, threads, size).choose(x.shape[0], _density(mask))
-    _check_kernel(kernel, convolution.CONV_KERNELS)
+        kernel = dispatch.table(w, dispatch.CONV, threads, size).choose(x.shape[0], density(mask))
+    check_kernel(kernel, convolution.CONV_KERNELS)
     return KernelResult(convolution.run(kernel, w, x, mask, beta, threads), kernel)
-
-
-def _density(mask: Tensor) -> float:
-    return int(mask.count_nonzero()) / max(mask.numel(), 1)
-
-
-def _check_kernel(kernel: str, known: Mapping[str, object]) -> None:
-    if kernel not in known or (kernel == "native" and library() is None):
-        raise InvalidInputError("kernel", f"one of {', '.join(known)} that applies here", repr(kernel))
 
 
 def _check_offsets(offsets: Tensor, requests: int, rows: int) -> Tensor:

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from swan_runtime.kernels.activations import acon, activate
+from swan_runtime.kernels.magnitude_weights import InputWeights
 from swan_runtime.kernels.weights import ConvWeights, GateWeights, GluWeights, MlpWeights
 
 
@@ -17,9 +18,15 @@ def hidden(x: Tensor, w: MlpWeights | GluWeights) -> Tensor:
     return activate(F.linear(x, w.up, w.up_bias), w.activation)
 
 
-def rows(x: Tensor, mask: Tensor, w: MlpWeights | GluWeights) -> Tensor:
-    """x [..., D], mask bool [..., F] -> y [..., O]."""
-    return torch.matmul((hidden(x, w) - w.mean) * mask, w.down_t) + w.down_bias
+def rows(x: Tensor, mask: Tensor, w: MlpWeights | GluWeights, scale: Tensor | None = None) -> Tensor:
+    """x [..., D], mask bool [..., F] -> y [..., O]. scale [..., F]: multiplies the units' values (CATS)."""
+    values = hidden(x, w) if scale is None else hidden(x, w) * scale
+    return torch.matmul((values - w.mean) * mask, w.down_t) + w.down_bias
+
+
+def inputs(x: Tensor, mask: Tensor, w: InputWeights) -> Tensor:
+    """x [..., F], mask bool [..., F] -> y [..., O], without the low-rank path."""
+    return torch.matmul((x - w.mean) * mask, w.down_t) + w.down_bias
 
 
 def middle(x: Tensor, w: ConvWeights, beta: Tensor | None = None) -> Tensor:

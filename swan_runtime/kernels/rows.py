@@ -14,48 +14,52 @@ from swan_runtime.kernels.parallel import share_out
 from swan_runtime.kernels.weights import GluWeights, MlpWeights
 
 Weights = MlpWeights | GluWeights
-RowKernel = Callable[[Weights, Tensor, Tensor, Tensor], None]
+# x [B, D], mask bool [B, F], y [B, O], scale None or [B, F]: multiplies the units' values (CATS)
+RowKernel = Callable[[Weights, Tensor, Tensor, Tensor, Tensor | None], None]
 
 
-def native(w: Weights, x: Tensor, mask: Tensor, y: Tensor) -> None:
+def native(w: Weights, x: Tensor, mask: Tensor, y: Tensor, scale: Tensor | None = None) -> None:
     loaded = library()
     assert loaded is not None, "the dispatcher offers this kernel only where the library is loaded"
-    loaded.rows(w, x, mask, y)
+    loaded.rows(w, x, mask, y, scale)
 
 
-def numba(w: Weights, x: Tensor, mask: Tensor, y: Tensor) -> None:
+def numba(w: Weights, x: Tensor, mask: Tensor, y: Tensor, scale: Tensor | None = None) -> None:
     # Imported here: numba takes a second to import, and only machines without a compiler need it.
     from swan_runtime.kernels import numba_rows
 
-    numba_rows.rows(w, x, mask, y)
+    numba_rows.rows(w, x, mask, y, scale)
 
 
-def dense(w: Weights, x: Tensor, mask: Tensor, y: Tensor) -> None:
+def dense(w: Weights, x: Tensor, mask: Tensor, y: Tensor, scale: Tensor | None = None) -> None:
     """Every unit by MKL, then one fused pass for activation, mean and mask: for when little can be skipped."""
     glu = isinstance(w, GluWeights)
     h = torch.addmm(w.gate_bias, x, w.gate.t()) if isinstance(w, GluWeights) else torch.addmm(w.up_bias, x, w.up.t())
-    linear = torch.addmm(w.up_bias, x, w.up.t()) if glu else None
+    factor = torch.addmm(w.up_bias, x, w.up.t()) if glu else scale
     loaded = library()
     if loaded is not None:
-        loaded.finish(w, mask, linear, h)
+        loaded.finish(w, mask, factor, h)
     else:
         h = activate(h, w.activation)
-        h = (h if linear is None else h.mul_(linear)).sub_(w.mean).mul_(mask)
+        h = (h if factor is None else h.mul_(factor)).sub_(w.mean).mul_(mask)
     torch.addmm(w.down_bias, h, w.down_t, out=y)
 
 
-def oracle(w: Weights, x: Tensor, mask: Tensor, y: Tensor) -> None:
-    y.copy_(reference.rows(x, mask, w))
+def oracle(w: Weights, x: Tensor, mask: Tensor, y: Tensor, scale: Tensor | None = None) -> None:
+    y.copy_(reference.rows(x, mask, w, scale))
 
 
 ROW_KERNELS: dict[str, RowKernel] = {"native": native, "numba": numba, "dense": dense, "reference": oracle}
 
 
-def run(kernel: str, w: Weights, x: Tensor, mask: Tensor, threads: int) -> Tensor:
+def run(kernel: str, w: Weights, x: Tensor, mask: Tensor, threads: int, scale: Tensor | None = None) -> Tensor:
     """y [B, O] of one kernel; own kernels share the rows out over at most `threads` threads."""
     y = torch.empty(x.shape[0], w.outputs)
     function = ROW_KERNELS[kernel]
+
+    def part_of(part: slice) -> None:
+        function(w, x[part], mask[part], y[part], None if scale is None else scale[part])
+
     if x.shape[0]:
-        own = threads if kernel in ("native", "numba") else 1
-        share_out(lambda part: function(w, x[part], mask[part], y[part]), x.shape[0], own)
+        share_out(part_of, x.shape[0], threads if kernel in ("native", "numba") else 1)
     return y

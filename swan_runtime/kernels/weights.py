@@ -14,7 +14,7 @@ from torch import Tensor
 
 from swan_runtime.errors import InvalidInputError
 from swan_runtime.kernels.activations import CODES, check_activation
-from swan_runtime.kernels.packing import TILE, fold, frozen, tile_columns
+from swan_runtime.kernels.packing import TILE, HalfMatrices, frozen, halves, pack_down, rounded
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,7 +22,8 @@ class MlpWeights:
     """y = down_bias + sum over active units j of (act(up[j] . x + up_bias[j]) - mean[j]) * down_t[j].
 
     up [F, D], up_bias [F], down_t [F, O], down_bias [O] with the means folded in, mean [F].
-    down_tiled: the same down matrix for the many-rows kernels, see tile_columns.
+    down_tiled: the same down matrix for the many-rows kernels, see tile_columns. half: None, or the same matrices in
+    bfloat16; the float32 ones are then rounded to it.
     """
 
     up: Tensor
@@ -32,6 +33,7 @@ class MlpWeights:
     mean: Tensor
     activation: str
     down_tiled: Tensor = field(repr=False)
+    half: HalfMatrices | None = field(default=None, repr=False)
     cache: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     @staticmethod
@@ -43,22 +45,18 @@ class MlpWeights:
         mean: Tensor | None = None,
         *,
         activation: str,
+        half: bool = False,
     ) -> MlpWeights:
         """From two nn.Linear: up [F, D], down [O, F], biases as they are (not folded), mean [F] or None for zero."""
-        up = frozen(up, "up", (None, None))
+        up = rounded(frozen(up, "up", (None, None)), half)
         units = up.shape[0]
-        down = frozen(down, "down", (None, units))
-        mean = frozen(mean, "mean", (units,))
-        bias = frozen(down_bias, "down_bias", (down.shape[0],))
-        down_t = down.t().contiguous()
+        second = pack_down(down, down_bias, mean, units, half)
         return MlpWeights(
             up=up,
             up_bias=frozen(up_bias, "up_bias", (units,)),
-            down_t=down_t,
-            down_bias=fold(bias, down, mean),
-            mean=mean,
             activation=check_activation(activation),
-            down_tiled=tile_columns(down_t),
+            half=halves(up, None, second, half),
+            **second._asdict(),
         )
 
     @property
@@ -87,6 +85,7 @@ class GluWeights:
     mean: Tensor
     activation: str
     down_tiled: Tensor = field(repr=False)
+    half: HalfMatrices | None = field(default=None, repr=False)
     cache: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     @staticmethod
@@ -97,23 +96,21 @@ class GluWeights:
         mean: Tensor | None = None,
         *,
         activation: str,
+        half: bool = False,
     ) -> GluWeights:
         """From three nn.Linear as (weight, bias or None): gate, up [F, D], down [O, F]; mean [F] or None for zero."""
-        gate_matrix = frozen(gate[0], "gate", (None, None))
+        gate_matrix = rounded(frozen(gate[0], "gate", (None, None)), half)
         units, inputs = gate_matrix.shape
-        matrix = frozen(down[0], "down", (None, units))
-        mean = frozen(mean, "mean", (units,))
-        down_t = matrix.t().contiguous()
+        matrix = rounded(frozen(up[0], "up", (units, inputs)), half)
+        second = pack_down(*down, mean, units, half)
         return GluWeights(
             gate=gate_matrix,
             gate_bias=frozen(gate[1], "gate_bias", (units,)),
-            up=frozen(up[0], "up", (units, inputs)),
+            up=matrix,
             up_bias=frozen(up[1], "up_bias", (units,)),
-            down_t=down_t,
-            down_bias=fold(frozen(down[1], "down_bias", (matrix.shape[0],)), matrix, mean),
-            mean=mean,
             activation=check_activation(activation),
-            down_tiled=tile_columns(down_t),
+            half=halves(gate_matrix, matrix, second, half),
+            **second._asdict(),
         )
 
     @property

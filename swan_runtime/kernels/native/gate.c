@@ -8,16 +8,6 @@ struct gate {
     const float *p, *q_t, *bias, *center, *norm;
 };
 
-/* What to run, and what was chosen: counts [rows], mask bytes [rows, F]. */
-struct selection {
-    int64_t k_max;           /* most active units a row; the top scores stay, the lower index wins among equals */
-    int64_t most_active;     /* stop before the block if more units are active in all rows together: dense is faster */
-    int64_t cap_hits;        /* out: rows that the cap cut down */
-    const float *thresholds; /* [rows] */
-    int64_t *counts;
-    uint8_t *mask;
-};
-
 /* z[rows][rank_padded] = x p: up to 8 rows, or 8 inputs of one row, share a pass. */
 static void project(const struct gate *g, const float *x, int rows, float *z) {
     int64_t D = g->inputs, R = g->rank_padded;
@@ -47,34 +37,47 @@ static void project(const struct gate *g, const float *x, int rows, float *z) {
     }
 }
 
-/* One row's scores of PASS * VL units. */
-INLINE void tile_scores(const struct gate *g, const float *z, int64_t j, vf *acc) {
-#pragma GCC unroll 8
-    for (int i = 0; i < PASS; i++) acc[i] = load(g->bias + j + i * VL);
+enum { SCORED = 4, WIDE = 4 }; /* rows and vectors of units that are scored together: 16 sums stay in registers */
+
+/* Scores of WIDE * VL units from unit j on, for `rows` (a constant) rows with z [rows][rank_padded]. */
+INLINE void tile_scores(const struct gate *g, const float *z, int64_t j, const int rows, vf acc[SCORED][WIDE]) {
+#pragma GCC unroll 4
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 4
+        for (int i = 0; i < WIDE; i++) acc[r][i] = load(g->bias + j + i * VL);
     for (int64_t k = 0; k < g->rank; k++) {
-        vf a = all(z[k]);
-        const float *q = g->q_t + k * g->units_padded + j;
-#pragma GCC unroll 8
-        for (int i = 0; i < PASS; i++) acc[i] += a * load(q + i * VL);
+        const float *from = g->q_t + k * g->units_padded + j;
+        vf q[WIDE];
+#pragma GCC unroll 4
+        for (int i = 0; i < WIDE; i++) q[i] = load(from + i * VL);
+#pragma GCC unroll 4
+        for (int r = 0; r < rows; r++) {
+            vf a = all(z[r * g->rank_padded + k]);
+#pragma GCC unroll 4
+            for (int i = 0; i < WIDE; i++) acc[r][i] += a * q[i];
+        }
     }
     if (!g->center) return;
-    for (int i = 0; i < PASS; i++) {
-        vf off = activate(acc[i], (int)g->activation) - load(g->center + j + i * VL);
-        acc[i] = pick(off < 0.0f, -off, off) * load(g->norm + j + i * VL);
-    }
+    for (int r = 0; r < rows; r++)
+        for (int i = 0; i < WIDE; i++) {
+            vf off = activate(acc[r][i], (int)g->activation) - load(g->center + j + i * VL);
+            acc[r][i] = pick(off < 0.0f, -off, off) * load(g->norm + j + i * VL);
+        }
 }
 
-/* scores [units_padded] of one row; returns 0, or -1 if one is not finite (s * 0 is NaN exactly then). */
-static int row_scores(const struct gate *g, const float *z, float *scores) {
+/* scores [rows][units_padded]; returns 0, or -1 if one is not finite (s * 0 is NaN exactly then). */
+INLINE int scores_of(const struct gate *g, const float *z, const int rows, float *scores) {
     vf odd = {0};
-    for (int64_t j = 0; j < g->units_padded; j += PASS * VL) {
-        vf acc[PASS];
-        tile_scores(g, z, j, acc);
-#pragma GCC unroll 8
-        for (int i = 0; i < PASS; i++) {
-            odd += acc[i] * 0.0f;
-            store(scores + j + i * VL, acc[i]);
-        }
+    for (int64_t j = 0; j < g->units_padded; j += WIDE * VL) {
+        vf acc[SCORED][WIDE];
+        tile_scores(g, z, j, rows, acc);
+#pragma GCC unroll 4
+        for (int r = 0; r < rows; r++)
+#pragma GCC unroll 4
+            for (int i = 0; i < WIDE; i++) {
+                odd += acc[r][i] * 0.0f;
+                store(scores + r * g->units_padded + j + i * VL, acc[r][i]);
+            }
     }
     float total = 0.0f;
     for (int i = 0; i < VL; i++) total += odd[i];
@@ -103,43 +106,44 @@ static float kth_largest(float *v, int64_t n, int64_t k) {
     return v[want];
 }
 
-/* Mask bytes of one row; returns the number of active units and sets *hit if the cap cut it down. */
-static int64_t select_row(const float *scores, int64_t units, float threshold, int64_t k_max, uint8_t *mask, float *copy,
-                          int *hit) {
+int swan_select(struct selection *s, int64_t row, const float *scores, int64_t units, float *copy) {
+    uint8_t *mask = s->mask + row * units;
+    float threshold = s->thresholds[row];
     int64_t count = 0;
     for (int64_t j = 0; j < units; j++) {
         mask[j] = scores[j] > threshold;
         count += mask[j];
     }
-    *hit = count > k_max;
-    if (!*hit) return count;
+    s->counts[row] = count < s->k_max ? count : s->k_max;
+    if (count <= s->k_max) return 0;
     memset(mask, 0, units);
-    if (k_max == 0) return 0;
+    if (s->k_max == 0) return 1;
     memcpy(copy, scores, units * sizeof(float));
-    float limit = kth_largest(copy, units, k_max);
+    float limit = kth_largest(copy, units, s->k_max);
     int64_t above = 0;
     for (int64_t j = 0; j < units; j++) above += scores[j] > limit;
-    for (int64_t j = 0, ties = k_max - above; j < units; j++) {
+    for (int64_t j = 0, ties = s->k_max - above; j < units; j++) {
         int tie = scores[j] == limit && ties > 0;
         ties -= tie;
         mask[j] = scores[j] > limit || tie;
     }
-    return k_max;
+    return 1;
 }
 
 static size_t gate_bytes(const struct gate *g) {
-    return (GROUP * g->rank_padded + 2 * g->units_padded) * sizeof(float);
+    return (GROUP * g->rank_padded + (SCORED + 1) * g->units_padded) * sizeof(float);
 }
 
 /* Scores and masks of up to GROUP rows; memory: gate_bytes. Returns cap hits, or -1 for a score that is not finite. */
 static int gate_group(const struct gate *g, const float *x, int rows, struct selection s, float *memory) {
-    float *z = memory, *scores = z + GROUP * g->rank_padded, *copy = scores + g->units_padded;
-    int hits = 0, hit;
+    float *z = memory, *scores = z + GROUP * g->rank_padded, *copy = scores + SCORED * g->units_padded;
+    int hits = 0;
     project(g, x, rows, z);
-    for (int r = 0; r < rows; r++) {
-        if (row_scores(g, z + r * g->rank_padded, scores)) return -1;
-        s.counts[r] = select_row(scores, g->units, s.thresholds[r], s.k_max, s.mask + r * g->units, copy, &hit);
-        hits += hit;
+    for (int r = 0; r < rows;) {
+        const float *first = z + r * g->rank_padded;
+        int together = rows - r >= SCORED ? SCORED : 1;
+        if (together == SCORED ? scores_of(g, first, SCORED, scores) : scores_of(g, first, 1, scores)) return -1;
+        for (int i = 0; i < together; i++, r++) hits += swan_select(&s, r, scores + i * g->units_padded, g->units, copy);
     }
     return hits;
 }
@@ -171,7 +175,7 @@ static int gate_rows(const struct gate *g, const float *x, int64_t rows, struct 
    s->most_active units are active: mask and counts are there, y is not. */
 API int swan_gated(const struct gate *g, const struct block *b, const float *x, int64_t rows, struct selection *s, float *y) {
     struct work w;
-    if (swan_take_work(g->units, gate_bytes(g), &w)) return -2;
+    if (swan_take_work(g->units, g->inputs, gate_bytes(g), &w)) return -2;
     int code = gate_rows(g, x, rows, s, w.extra);
     if (code < 0 || !b) return code;
     int64_t active = 0;
@@ -190,29 +194,8 @@ API int swan_scores(const struct gate *g, const float *x, int64_t rows, float *s
     if (!z) return -2;
     for (int64_t r = 0; r < rows; r++) {
         project(g, x + r * g->inputs, 1, z);
-        row_scores(g, z, z + g->rank_padded);
+        scores_of(g, z, 1, z + g->rank_padded);
         memcpy(scores + r * g->units, z + g->rank_padded, g->units * sizeof(float));
-    }
-    return 0;
-}
-
-/* In place, for the dense path: h [rows, F] -> (act(h) [* linear] - mean) * mask. linear [rows, F] or NULL. */
-API int swan_finish(const struct block *b, int64_t rows, const uint8_t *mask, const float *linear, float *h) {
-    for (int64_t r = 0; r < rows; r++) {
-        int64_t at = r * b->units, j = 0;
-        for (; j < b->units; j += VL) {
-            int n = b->units - j < VL ? (int)(b->units - j) : VL;
-            float *p = h + at + j;
-            vf v = activate(n == VL ? load(p) : load_part(p, n), (int)b->activation);
-            if (linear) v *= n == VL ? load(linear + at + j) : load_part(linear + at + j, n);
-            v -= n == VL ? load(b->mean + j) : load_part(b->mean + j, n);
-            vf keep = {0};
-            for (int i = 0; i < n; i++) keep[i] = mask[at + j + i];
-            v *= keep;
-            if (n == VL) store(p, v);
-            else
-                for (int i = 0; i < n; i++) p[i] = v[i];
-        }
     }
     return 0;
 }

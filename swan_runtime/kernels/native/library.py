@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 
 from swan_runtime.kernels.activations import CODES
+from swan_runtime.kernels.magnitude_weights import InputWeights
 from swan_runtime.kernels.native.build import PACKAGED, LibraryUnavailable, build, cache_directory, file_name
+from swan_runtime.kernels.packing import HalfMatrices
 from swan_runtime.kernels.weights import ConvWeights, GateWeights, GluWeights, MlpWeights
 
 log = logging.getLogger(__name__)
@@ -29,7 +31,9 @@ def _fields(integers: str, pointers: str) -> list[tuple[str, Any]]:
 class Block(ctypes.Structure):
     """struct block of native/rows.h."""
 
-    _fields_ = _fields("units inputs outputs activation", "up up_bias linear linear_bias down_tiled down_bias mean")
+    _fields_ = _fields(
+        "units inputs outputs activation half", "up linear down down_tiled up_bias linear_bias down_bias mean"
+    )
 
 
 class Gate(ctypes.Structure):
@@ -39,7 +43,7 @@ class Gate(ctypes.Structure):
 
 
 class Selection(ctypes.Structure):
-    """struct selection of native/gate.c."""
+    """struct selection of native/rows.h."""
 
     _fields_ = _fields("k_max most_active cap_hits", "thresholds counts mask")
 
@@ -59,7 +63,11 @@ class Library:
     def __init__(self, path: Path) -> None:
         self.path = path
         loaded = ctypes.CDLL(str(path))
-        self._rows = _function(loaded, "swan_rows", POINTER(Block), c_void_p, c_int64, c_void_p, c_void_p)
+        self._rows = _function(loaded, "swan_rows", POINTER(Block), c_void_p, c_int64, c_void_p, c_void_p, c_void_p)
+        self._magnitude = _function(
+            loaded, "swan_magnitude", c_void_p, c_int64, c_int64, c_int64, c_void_p, POINTER(Selection)
+        )
+        self._inputs = _function(loaded, "swan_inputs", POINTER(Block), c_void_p, c_int64, c_void_p, c_void_p, c_void_p)
         self._gated = _function(
             loaded, "swan_gated", POINTER(Gate), POINTER(Block), c_void_p, c_int64, POINTER(Selection), c_void_p
         )
@@ -70,9 +78,21 @@ class Library:
             loaded, "swan_conv", POINTER(Conv), c_void_p, c_int64, c_void_p, c_void_p, c_int64, c_void_p
         )
 
-    def rows(self, w: MlpWeights | GluWeights, x: Tensor, mask: Tensor, y: Tensor) -> None:
-        """y [B, O] of x [B, D] with mask bool [B, F]."""
-        _check(self._rows(_block(w), x.data_ptr(), x.shape[0], mask.data_ptr(), y.data_ptr()))
+    def rows(self, w: MlpWeights | GluWeights, x: Tensor, mask: Tensor, y: Tensor, scale: Tensor | None = None) -> None:
+        """y [B, O] of x [B, D] with mask bool [B, F]; scale: None, or [B, F] that multiplies the units' values."""
+        other = None if scale is None else scale.data_ptr()
+        _check(self._rows(_block(w), x.data_ptr(), x.shape[0], mask.data_ptr(), other, y.data_ptr()))
+
+    def magnitude(self, values: Tensor, activation: str, weight: Tensor, selection: Selection) -> int:
+        """In place on values [B, F]: the activation; then the mask by |value| * weight. Returns 0 or NOT_FINITE."""
+        rows, units = values.shape
+        code = self._magnitude(values.data_ptr(), rows, units, CODES[activation], weight.data_ptr(), byref(selection))
+        return _check(code)
+
+    def inputs(self, w: InputWeights, x: Tensor, mask: Tensor, dropped: Tensor | None, y: Tensor) -> None:
+        """y [B, O] of x [B, F] with mask bool [B, F]; dropped [B, F] or None: x - mean where an input is off."""
+        other = None if dropped is None else dropped.data_ptr()
+        _check(self._inputs(_input_block(w), x.data_ptr(), x.shape[0], mask.data_ptr(), other, y.data_ptr()))
 
     def gated(
         self, gate: GateWeights, w: MlpWeights | GluWeights | None, x: Tensor, selection: Selection, y: Tensor | None
@@ -85,7 +105,7 @@ class Library:
     def shared(self, w: MlpWeights | GluWeights, x: Tensor, offsets: Tensor, mask: Tensor, y: Tensor) -> None:
         """y [T, O] of x [T, D]; request i owns rows offsets[i]..offsets[i + 1] and mask row i of bool [R, F]."""
         pointers = x.data_ptr(), offsets.data_ptr(), mask.shape[0], mask.data_ptr(), y.data_ptr()
-        _check(self._shared(_block(w), *pointers))
+        _check(self._shared(_block(w, half=False), *pointers))
 
     def scores(self, gate: GateWeights, x: Tensor, scores: Tensor) -> None:
         """scores [B, F] of x [B, D]."""
@@ -118,24 +138,50 @@ def _check(code: int) -> int:
     return code
 
 
-def _block(w: MlpWeights | GluWeights) -> Any:
-    """The block's structure, made once; its pointers stay valid because the weights own both."""
-    if "native" not in w.cache:
+def _block(w: MlpWeights | GluWeights, half: bool = True) -> Any:
+    """The block's structure, made once; its pointers stay valid because the weights own both. half: may be bfloat16."""
+    use = w.half if half else None
+    key = "native" if use is None else "native half"
+    if key not in w.cache:
         glu = isinstance(w, GluWeights)
-        w.cache["native"] = Block(
+        first, first_bias = (w.gate, w.gate_bias) if isinstance(w, GluWeights) else (w.up, w.up_bias)
+        matrices = HalfMatrices(first, w.up if glu else None, w.down_t, w.down_tiled) if use is None else use
+        w.cache[key] = Block(
             units=w.units,
             inputs=w.inputs,
             outputs=w.outputs,
             activation=CODES[w.activation],
-            up=(w.gate if isinstance(w, GluWeights) else w.up).data_ptr(),
-            up_bias=(w.gate_bias if isinstance(w, GluWeights) else w.up_bias).data_ptr(),
-            linear=w.up.data_ptr() if glu else None,
+            half=use is not None,
+            up=_pointer(matrices.up),
+            linear=_pointer(matrices.linear),
+            down=_pointer(matrices.down_t),
+            down_tiled=_pointer(matrices.down_tiled),
+            up_bias=first_bias.data_ptr(),
             linear_bias=w.up_bias.data_ptr() if glu else None,
-            down_tiled=w.down_tiled.data_ptr(),
+            down_bias=w.down_bias.data_ptr(),
+            mean=w.mean.data_ptr(),
+        )
+    return w.cache[key]
+
+
+def _input_block(w: InputWeights) -> Any:
+    if "native" not in w.cache:
+        matrices = HalfMatrices(None, None, w.down_t, w.down_tiled) if w.half is None else w.half
+        w.cache["native"] = Block(
+            units=w.units,
+            inputs=w.units,
+            outputs=w.outputs,
+            half=w.half is not None,
+            down=_pointer(matrices.down_t),
+            down_tiled=_pointer(matrices.down_tiled),
             down_bias=w.down_bias.data_ptr(),
             mean=w.mean.data_ptr(),
         )
     return w.cache["native"]
+
+
+def _pointer(value: Tensor | None) -> int | None:
+    return None if value is None else value.data_ptr()
 
 
 def _gate(gate: GateWeights) -> Any:

@@ -59,7 +59,7 @@ static void pack(const struct block *b, const uint8_t *mask, struct active *a) {
 INLINE void fetch(const float *matrix, const int32_t *unit, int64_t D, int step, int steps) {
     int64_t from = D * step / steps / 16 * 16, to = step + 1 == steps ? D : D * (step + 1) / steps / 16 * 16;
     for (int u = 0; u < UNITS; u++)
-        for (int64_t d = from; d < to; d += 16) __builtin_prefetch(matrix + unit[u] * D + d, 0, 2);
+        for (int64_t d = from; d < to; d += 16) __builtin_prefetch(matrix + unit[u] * D + d);
 }
 
 /* h [rows rounded up][stride] = act(...) - mean of the active units. Units outside, rows inside: 6 weight rows stay in the
@@ -115,13 +115,13 @@ static void down_product(const struct block *b, const struct active *a, const fl
     float out[BATCH * WIDTH];
     for (int64_t c = 0; c < b->outputs; c += WIDTH) {
         int used = b->outputs - c < WIDTH ? (int)(b->outputs - c) : WIDTH;
-        const float *tile = b->down_tiled + c / TILE * b->units * TILE + c % TILE;
+        const float *tile = (const float *)b->down_tiled + c / TILE * b->units * TILE + c % TILE;
         memset(out, 0, sizeof out);
         for (int r = 0; r < rows; r++) memcpy(out + r * WIDTH, b->down_bias + c, used * sizeof(float));
         for (int k = 0; k < a->count; k += PART) {
             int count = a->count - k < PART ? a->count - k : PART;
             for (int i = k + PART; i < k + 2 * PART && i < a->count; i++)
-                for (int v = 0; v < WIDTH; v += 16) __builtin_prefetch(tile + (int64_t)a->index[i] * TILE + v, 0, 2);
+                for (int v = 0; v < WIDTH; v += 16) __builtin_prefetch(tile + (int64_t)a->index[i] * TILE + v);
             for (int r = 0; r < rows; r += DOWN_ROWS)
                 down_block(tile, a->index + k, count, h + r * stride + k, stride, out + r * WIDTH);
         }

@@ -2,11 +2,18 @@
    bound by memory, so many weight rows are in flight at once. */
 #include "rows.h"
 
-static vf units_dots(const float *matrix, const float *x, const int32_t *unit, int64_t D) {
-    const float *row[PASS];
+INLINE vf units_dots(const void *matrix, const float *x, const int32_t *unit, int64_t D, const int half) {
     vf acc[PASS] = {{0}};
-    for (int i = 0; i < PASS; i++) row[i] = matrix + unit[i] * D;
-    dots(row, x, x, D, PASS, acc);
+    int64_t d = 0;
+    for (; d + VL <= D; d += VL) {
+        vf value = load(x + d);
+#pragma GCC unroll 8
+        for (int i = 0; i < PASS; i++) acc[i] += value * weights(matrix, unit[i] * D + d, half);
+    }
+    if (d < D) {
+        vf value = load_part(x + d, (int)(D - d));
+        for (int i = 0; i < PASS; i++) acc[i] += value * weights_part(matrix, unit[i] * D + d, (int)(D - d), half);
+    }
     return sums(acc, PASS);
 }
 
@@ -16,7 +23,7 @@ static vf gather(const float *from, const int32_t *unit) {
     return v;
 }
 
-void swan_single(const struct block *b, const float *x, int active, struct work *w, float *y) {
+INLINE void single(const struct block *b, const float *x, int active, const int half, struct work *w, float *y) {
     int32_t *index = w->index;
     int kept = 0;
     /* Repeats of the last unit fill the last pass; their values are not kept. */
@@ -24,8 +31,9 @@ void swan_single(const struct block *b, const float *x, int active, struct work 
     for (int k = 0; k < active; k += PASS) {
         int32_t unit[PASS];
         memcpy(unit, index + k, sizeof unit);
-        vf h = activate(units_dots(b->up, x, unit, b->inputs) + gather(b->up_bias, unit), (int)b->activation);
-        if (b->linear) h *= units_dots(b->linear, x, unit, b->inputs) + gather(b->linear_bias, unit);
+        vf h = activate(units_dots(b->up, x, unit, b->inputs, half) + gather(b->up_bias, unit), (int)b->activation);
+        if (b->linear) h *= units_dots(b->linear, x, unit, b->inputs, half) + gather(b->linear_bias, unit);
+        if (w->scale) h *= gather(w->scale, unit);
         float value[VL];
         store(value, h - gather(b->mean, unit));
         for (int i = 0; i < PASS && k + i < active; i++) {
@@ -34,12 +42,23 @@ void swan_single(const struct block *b, const float *x, int active, struct work 
             kept += value[i] != 0.0f;
         }
     }
+    swan_single_down(b, kept, w, y);
+}
+
+void swan_single_down(const struct block *b, int kept, struct work *w, float *y) {
+    int32_t *index = w->index;
     for (int i = 0; i < PASS; i++) index[kept + i] = kept ? index[kept - 1] : 0;
     for (int64_t t = 0; t * TILE < b->outputs; t++) {
-        int64_t width = b->outputs - t * TILE < TILE ? b->outputs - t * TILE : TILE;
+        int64_t width = b->outputs - t * TILE < TILE ? b->outputs - t * TILE : TILE, tile = t * b->units * TILE;
         memset(w->y, 0, TILE * sizeof(float));
         memcpy(w->y, b->down_bias + t * TILE, width * sizeof(float));
-        down_tile(b->down_tiled + t * b->units * TILE, index, w->value, kept, PASS, w->y);
+        if (b->half) down_tile(b->down_tiled, tile, index, w->value, kept, PASS, 1, w->y);
+        else down_tile(b->down_tiled, tile, index, w->value, kept, PASS, 0, w->y);
         memcpy(y + t * TILE, w->y, width * sizeof(float));
     }
+}
+
+void swan_single(const struct block *b, const float *x, int active, struct work *w, float *y) {
+    if (b->half) single(b, x, active, 1, w, y);
+    else single(b, x, active, 0, w, y);
 }

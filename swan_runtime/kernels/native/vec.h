@@ -17,6 +17,7 @@ typedef float vf __attribute__((vector_size(VECTOR_BYTES)));
 typedef int32_t vi __attribute__((vector_size(VECTOR_BYTES)));
 typedef float vf_any __attribute__((vector_size(VECTOR_BYTES), aligned(4), may_alias));
 typedef int32_t vi_any __attribute__((vector_size(VECTOR_BYTES), aligned(4), may_alias));
+typedef uint16_t vh_any __attribute__((vector_size(VECTOR_BYTES / 2), aligned(2), may_alias));
 
 INLINE vf load(const float *p) { return *(const vf_any *)p; }
 INLINE void store(float *p, vf v) { *(vf_any *)p = v; }
@@ -30,6 +31,32 @@ INLINE vf load_part(const float *p, int n) {
     vf v = {0};
     for (int i = 0; i < n; i++) v[i] = p[i];
     return v;
+}
+
+/* A bfloat16 is the upper half of a float. */
+INLINE vf widen(const uint16_t *p) { return (vf)(__builtin_convertvector(*(const vh_any *)p, vi) << 16); }
+INLINE float widen_one(uint16_t h) {
+    union {
+        uint32_t bits;
+        float value;
+    } u = {(uint32_t)h << 16};
+    return u.value;
+}
+
+/* VL weights from element `at` of a matrix of floats, or of bfloat16 if `half` (a constant where this is inlined). */
+INLINE vf weights(const void *matrix, int64_t at, const int half) {
+    return half ? widen((const uint16_t *)matrix + at) : load((const float *)matrix + at);
+}
+INLINE vf weights_part(const void *matrix, int64_t at, int n, const int half) {
+    if (!half) return load_part((const float *)matrix + at, n);
+    vf v = {0};
+    for (int i = 0; i < n; i++) v[i] = widen_one(((const uint16_t *)matrix)[at + i]);
+    return v;
+}
+/* Fetch the cache line of element `at`. Always into the first level: on Sapphire Rapids prefetcht1 reaches 17 GB/s and
+   prefetcht0 24.5, as much as plain loads do. */
+INLINE void fetch_ahead(const void *matrix, int64_t at, const int half) {
+    __builtin_prefetch((const char *)matrix + (half ? 2 : 4) * at);
 }
 
 /* e^x: Cody-Waite reduction, degree-6 polynomial, error about 1 ulp in the clamped range. */

@@ -1,0 +1,65 @@
+/* Magnitude gates (CATS, TEAL, R-Sparse): a unit's own value is its score. And the elementwise half of the dense path. */
+#include "rows.h"
+
+/* values [rows, F] -> act(values) in place; a score is |value| * weight. Returns cap hits, -1 for a score that is not finite,
+   or -2 without memory. */
+API int swan_magnitude(float *values, int64_t rows, int64_t units, int64_t activation, const float *weight,
+                       struct selection *s) {
+    float *scores = swan_scratch(2 * (units + VL) * sizeof(float));
+    if (!scores) return -2;
+    s->cap_hits = 0;
+    for (int64_t r = 0; r < rows; r++) {
+        float *row = values + r * units;
+        vf odd = {0};
+        for (int64_t j = 0; j < units; j += VL) {
+            int n = units - j < VL ? (int)(units - j) : VL;
+            vf v = n == VL ? load(row + j) : load_part(row + j, n);
+            if (activation != IDENTITY) v = activate(v, (int)activation);
+            vf score = pick(v < 0.0f, -v, v) * (n == VL ? load(weight + j) : load_part(weight + j, n));
+            odd += score * 0.0f;
+            store(scores + j, score);
+            if (activation == IDENTITY) continue;
+            if (n == VL) store(row + j, v);
+            else memcpy(row + j, &v, n * sizeof(float));
+        }
+        float total = 0.0f;
+        for (int i = 0; i < VL; i++) total += odd[i];
+        if (total != 0.0f) return -1;
+        s->cap_hits += swan_select(s, r, scores, units, scores + units + VL);
+    }
+    return 0;
+}
+
+/* y [rows, O] = down_bias + sum over active inputs of (x - mean) * weight row. dropped [rows, F] or NULL: x - mean where an
+   input is not active, else 0. Returns 0, or -2 without memory. */
+API int swan_inputs(const struct block *b, const float *x, int64_t rows, const uint8_t *mask, float *dropped, float *y) {
+    struct work w;
+    if (swan_take_work(b->units, 0, 0, &w)) return -2;
+    for (int64_t r = 0; r < rows; r += GROUP) {
+        int n = rows - r < GROUP ? (int)(rows - r) : GROUP;
+        int64_t at = r * b->units;
+        swan_sparse_down(b, x + at, n, mask + at, dropped ? dropped + at : NULL, &w, y + r * b->outputs);
+    }
+    return 0;
+}
+
+/* In place, for the dense path: h [rows, F] -> (act(h) [* linear] - mean) * mask. linear [rows, F] or NULL. */
+API int swan_finish(const struct block *b, int64_t rows, const uint8_t *mask, const float *linear, float *h) {
+    for (int64_t r = 0; r < rows; r++) {
+        int64_t at = r * b->units, j = 0;
+        for (; j < b->units; j += VL) {
+            int n = b->units - j < VL ? (int)(b->units - j) : VL;
+            float *p = h + at + j;
+            vf v = activate(n == VL ? load(p) : load_part(p, n), (int)b->activation);
+            if (linear) v *= n == VL ? load(linear + at + j) : load_part(linear + at + j, n);
+            v -= n == VL ? load(b->mean + j) : load_part(b->mean + j, n);
+            vf keep = {0};
+            for (int i = 0; i < n; i++) keep[i] = mask[at + j + i];
+            v *= keep;
+            if (n == VL) store(p, v);
+            else
+                for (int i = 0; i < n; i++) p[i] = v[i];
+        }
+    }
+    return 0;
+}
