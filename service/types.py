@@ -78,7 +78,11 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """The scheduler's answer. outputs: name -> [rows, ...]; one report per row; times in seconds."""
+    """The scheduler's answer. outputs: name -> [rows, ...]; one report per row; times in seconds.
+
+    macs: executed for the whole request, gates included; macs_dense: what the model without gates would have executed.
+    activity: measured share of gated units that ran, MAC-weighted over rows and layers; 1.0 without gates.
+    """
 
     outputs: Arrays
     reports: tuple[ComputeReport, ...]
@@ -89,23 +93,19 @@ class Completion:
     compute_s: float
     batch_size: int
     deadline_met: bool
+    macs: int = field(init=False)
+    macs_dense: int = field(init=False)
+    activity: float = field(init=False)
 
-    @property
-    def macs(self) -> int:
-        """MACs executed for the whole request, gates included: what `compute_macs` and the metrics both say."""
-        return sum(report.macs for report in self.reports)
-
-    @property
-    def macs_dense(self) -> int:
-        """MACs that the model without gates would have executed for the whole request."""
-        return sum(report.macs_dense for report in self.reports)
-
-    @property
-    def activity(self) -> float:
-        """Measured share of gated units that ran, MAC-weighted over rows and layers; 1.0 without gates."""
-        layers = [layer for report in self.reports for layer in report.layers]
+    def __post_init__(self) -> None:
+        reports = self.reports
+        layers = [layer for report in reports for layer in report.layers]
         dense = sum([layer.macs_dense for layer in layers])
-        return sum([layer.activity * layer.macs_dense for layer in layers]) / dense if dense else 1.0
+        active = sum([layer.activity * layer.macs_dense for layer in layers]) / dense if dense else 1.0
+        # once, because answer, metrics and log each ask for them
+        object.__setattr__(self, "macs", sum([report.macs for report in reports]))
+        object.__setattr__(self, "macs_dense", sum([report.macs_dense for report in reports]))
+        object.__setattr__(self, "activity", active)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from starlette.routing import Mount, Route, Router
 from service.api import proto
 from service.api.around import Around, nothing_around
 from service.api.auth import AllowAll, Authorizer, Scope
+from service.api.buffers import Buffers
 from service.api.grpc import GrpcApi
 from service.api.grpc_frame import GrpcFrame
 from service.api.grpc_standard import StandardServices
@@ -46,6 +47,30 @@ class ApiOptions:
     around: Around = nothing_around
 
 
+class KnownPaths:
+    """Paths of inference requests that were routed before: a look-up instead of a regular expression after another."""
+
+    MAX_PATHS = 256
+
+    def __init__(self) -> None:
+        self._found: dict[str, tuple[Guarded, dict[str, str]]] = {}
+
+    def find(self, scope: Any) -> Guarded | None:
+        """The endpoint, its path parameters put into the scope as the router would."""
+        found = self._found.get(scope["path"])
+        if found is None or scope["method"] != "POST":
+            return None
+        scope["path_params"] = found[1]
+        return found[0]
+
+    def remember(self, scope: Any) -> None:
+        endpoint = scope.get("endpoint")
+        if scope["method"] == "POST" and isinstance(endpoint, Guarded) and endpoint.path.endswith("/infer"):
+            if len(self._found) >= self.MAX_PATHS:  # names that clients invent must not fill the memory
+                self._found.clear()
+            self._found[scope["path"]] = (endpoint, scope["path_params"])
+
+
 class OipApp:
     """`asgi` answers HTTP, `grpc.unary` and `grpc.stream` answer RPCs, under one authorizer and one error table."""
 
@@ -65,22 +90,29 @@ class OipApp:
         identity = dataplane.identity
         self.limits = limits
         self.description = ApiDescription(identity.name, identity.version, extra_routes)
+        buffers = Buffers(limits.max_buffered_bytes)
         table = [
-            *RestApi(dataplane, limits, options.nan_as_null).routes(),
+            *RestApi(dataplane, limits, buffers, options.nan_as_null).routes(),
             ("GET", "/openapi.json", Scope.HEALTH, self.description.openapi),
             ("GET", "/docs", Scope.HEALTH, self.description.docs),
         ]
         routes = [*_routes(table, authorize, options.around), *_extra(extra_routes, authorize, options.around)]
         self.routes = [Mount(options.base_path, routes=routes)] if options.base_path else routes
         self._router = Router(self.routes, redirect_slashes=False, default=_not_found)
-        rpcs = GrpcApi(dataplane, limits).rpcs() | StandardServices(dataplane).rpcs()
+        rpcs = GrpcApi(dataplane, limits, buffers).rpcs() | StandardServices(dataplane).rpcs()
         self.grpc = GrpcFrame(rpcs, authorize, limits, options.around)
+        self._known = KnownPaths()
 
     async def asgi(self, scope: Any, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
+            known = self._known.find(scope)
+            if known is not None:
+                await known(scope, receive, send)
+                return
             scope["app"] = self  # makes Starlette raise for a wrong method instead of answering in plain text
             try:
                 await self._router(scope, receive, send)
+                self._known.remember(scope)
             except HTTPException as error:
                 allow = (error.headers or {}).get("Allow", "")
                 await _refuse(

@@ -10,7 +10,7 @@ from google.protobuf import json_format
 
 from service.api import grpc_codec, proto
 from service.api.auth import Scope
-from service.api.buffers import off_loop
+from service.api.buffers import Buffers, off_loop
 from service.api.grpc_codec import CallFacts
 from service.api.grpc_frame import Rpc
 from service.api.grpc_stream import InferStream
@@ -23,9 +23,10 @@ from service.inference.metadata import model_metadata, statistics_json
 class GrpcApi:
     """All twenty RPCs; those that are not offered say so."""
 
-    def __init__(self, dataplane: Dataplane, limits: Limits) -> None:
+    def __init__(self, dataplane: Dataplane, limits: Limits, buffers: Buffers) -> None:
         self._dataplane = dataplane
         self._limits = limits
+        self._buffers = buffers
 
     def rpcs(self) -> dict[tuple[str, str], Rpc]:
         infer, admin, health = Scope.INFER, Scope.ADMIN, Scope.HEALTH
@@ -58,10 +59,13 @@ class GrpcApi:
         return rpcs
 
     async def model_infer(self, message: Any, facts: CallFacts) -> Any:
-        request = await off_loop(_size(message), grpc_codec.decode, message, facts, self._limits)
-        response = await self._dataplane.infer(request)
-        size = sum(output.array.nbytes for output in response.outputs)
-        return await off_loop(size, grpc_codec.encode, response)
+        size = _size(message)
+        with self._buffers.hold() as hold:
+            hold.add(size)
+            request = await off_loop(size, grpc_codec.decode, message, facts, self._limits)
+            response = await self._dataplane.infer(request)
+            size = sum([output.array.nbytes for output in response.outputs])
+            return await off_loop(size, grpc_codec.encode, response)
 
     async def model_stream_infer(self, messages: AsyncIterator[Any], facts: CallFacts) -> AsyncIterator[Any]:
         stream = InferStream(self.model_infer, facts, self._limits.max_stream_requests)

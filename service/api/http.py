@@ -89,7 +89,7 @@ class Guarded:
         around: Around = nothing_around,
     ) -> None:
         self._endpoints = dict(endpoints)
-        self._path, self._around = path, around
+        self.path, self._around = path, around
         if "GET" in endpoints:
             self._endpoints["HEAD"] = endpoints["GET"]
         self._authorize = authorize
@@ -98,7 +98,7 @@ class Guarded:
         headers = decode_headers(scope["headers"])
         request_id = request_id_of(headers)
         needed, endpoint = self._endpoints[scope["method"]]
-        with self._around(self._path, request_id, headers):
+        with self._around(self.path, request_id, headers):
             try:
                 call = Call(scope["method"], scope["path_params"], headers, receive, request_id)
                 if needed is not Scope.HEALTH:

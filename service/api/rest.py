@@ -30,11 +30,11 @@ _VERSION = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
 class RestApi:
     """Endpoints by route. nan_as_null: answer NaN in JSON outputs as null instead of the NaN literal."""
 
-    def __init__(self, dataplane: Dataplane, limits: Limits, nan_as_null: bool = False) -> None:
+    def __init__(self, dataplane: Dataplane, limits: Limits, buffers: Buffers, nan_as_null: bool = False) -> None:
         self._dataplane = dataplane
         self._limits = limits
         self._nan_as_null = nan_as_null
-        self._buffers = Buffers(limits.max_buffered_bytes)
+        self._buffers = buffers
         identity = dataplane.identity
         self._server = _json({"name": identity.name, "version": identity.version, "extensions": EXTENSIONS})
 

@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 # Each module defines `main`, a function annotated with typer options.
-BENCHMARKS = ("kernels", "models", "overhead", "serving")
+BENCHMARKS = ("ingress_overload", "kernels", "models", "overhead", "serving")
 
 
 class LazyBenchmarks(TyperGroup):

@@ -40,12 +40,16 @@ def parse_contract(
     return Contract(
         timeout_s=min((value for value in deadlines if value is not None), default=None),
         priority=_priority(parameters, headers),
-        quality=_quality(parameters, headers),
+        quality=ANY
+        if _QUALITY.isdisjoint(parameters) and QUALITY_HEADER not in headers
+        else _quality(parameters, headers),
         deadline_policy=_deadline_policy(parameters),
         tenant=tenant,
     )
 
 
+ANY = Quality()
+_QUALITY = frozenset({"quality", "quality_min", "quality_max"})
 _HEADERS = frozenset({TIMEOUT_HEADER, QUALITY_HEADER, PRIORITY_HEADER})
 
 

@@ -210,7 +210,10 @@ class Dataplane:
             observer.refused(spec.name, spec.version, seen, latency_s)
 
     def _counters(self, name: str, version: str) -> Statistics:
-        return self._statistics.setdefault((name, version), Statistics())
+        found = self._statistics.get((name, version))
+        if found is None:
+            found = self._statistics[name, version] = Statistics()
+        return found
 
     def _find(self, name: str, version: str) -> _Served:
         model = self._repository.find(name, version)

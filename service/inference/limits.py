@@ -10,7 +10,7 @@ class Limits:
     """Bounds on requests; sizes in bytes, times in seconds.
 
     max_body_bytes: an HTTP body or gRPC message, as sent and after decompression. max_json_bytes: its JSON part.
-    max_buffered_bytes: all HTTP bodies in memory at once; beyond it requests are refused as overload.
+    max_buffered_bytes: all HTTP bodies and gRPC tensors in memory at once; beyond it requests are refused as overload.
     max_inflate_ratio: decompressed over compressed size, looked at from the first MiB of output on.
     max_dim: the largest size of one dimension. max_chunks: pieces an HTTP body may come in.
     header_timeout_s: from the connection (or the last answer's next byte) to the end of the headers.

@@ -23,6 +23,7 @@ class RequestChecker:
         self._spec = spec
         self._inputs = {tensor.name: tensor for tensor in spec.inputs}
         self._outputs = {tensor.name: tensor for tensor in spec.outputs}
+        self._all_outputs = tuple(OutputRequest(name) for name in self._outputs)
         self._finite_only = gated and not spec.allow_nonfinite
 
     def rows(self, request: InferRequest) -> int:
@@ -46,7 +47,7 @@ class RequestChecker:
 
     def outputs(self, request: InferRequest) -> tuple[OutputRequest, ...]:
         """What to answer, in the model's order; all outputs if the request names none. Raises InvalidRequest."""
-        wanted = request.outputs or tuple(OutputRequest(name) for name in self._outputs)
+        wanted = request.outputs or self._all_outputs
         by_name = {output.name: output for output in wanted}
         if len(by_name) != len(wanted):
             raise InvalidRequest("an output is requested twice")

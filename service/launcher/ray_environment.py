@@ -34,6 +34,9 @@ def ray_environment(directory: Path, http_port: int, ha_proxy: bool) -> dict[str
         "FORWARDED_ALLOW_IPS": "",  # nothing reads the client's address, so uvicorn need not look for it
         "RAY_SERVE_HAPROXY_NBTHREAD": "1",
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",  # one log datagram a request; the replicas count anyway
+        "RAY_SERVE_HAPROXY_LOG_TARGET": str(
+            proxy / "no-log"
+        ),  # else one datagram a request to a syslog that is not ours
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(stats),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(proxy / "haproxy.cfg"),

@@ -1,4 +1,4 @@
-"""Publishes metrics and the controller's gauges every 100 ms while there is traffic, and once more after it."""
+"""Publishes metrics and the controller's gauges every half second while there is traffic, and once more after it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from service.scheduling.hosted import HostedModel
 from service.telemetry.model_metrics import ControllerState
 from swan_runtime.report import ComputeReport
 
-PERIOD_S = 0.1
+PERIOD_S = 0.5
 
 
 class GaugePublisher:

@@ -243,6 +243,17 @@ def test_grpc_message_over_the_limit(server: OipServer) -> None:
     assert grpc_refusal(server, big)[0] is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
+def test_grpc_tensors_count_towards_the_memory_of_all_requests() -> None:
+    with OipServer(limits=Limits(max_buffered_bytes=1 << 20)).running() as server:
+        big = message()
+        big.raw_input_contents[0] = bytes(1 << 21)
+        code, text = grpc_refusal(server, big)
+        assert code is grpc.StatusCode.UNAVAILABLE
+        assert "fill the memory" in text
+        big.raw_input_contents[0] = bytes(1 << 19)  # fits, and is given back after each
+        assert [grpc_refusal(server, big)[0] for _ in range(3)] == [grpc.StatusCode.INVALID_ARGUMENT] * 3
+
+
 def test_limits_are_checked_themselves() -> None:
     with pytest.raises(ValueError, match="max_body_bytes: expected a number above 0"):
         Limits(max_body_bytes=0)
