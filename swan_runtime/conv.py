@@ -70,8 +70,8 @@ class GatedConv(GatedLayer):
             return packed.run(self, x, plan, Layout([1] * x.shape[0], None, None, x.shape[:1]))
         hidden = self._activate(x)
         gates = self.open_gates(plan, self.gate.scores(x), self.spend(x))
-        mean = self.mean[:, None, None]
-        gated: Tensor = self.conv2(torch.addcmul(mean, gates[:, :, None, None], hidden - mean))
+        mean = self.mean.to(hidden.dtype)[:, None, None]  # under autocast float32 would widen the whole image
+        gated: Tensor = self.conv2(torch.addcmul(mean, gates.to(hidden.dtype)[:, :, None, None], hidden - mean))
         return gated
 
 

@@ -149,15 +149,22 @@ def _fit_conv_(layer: GatedConv, x: Tensor) -> None:
     hidden = (pooled - offset) @ project.T
     # The bottleneck's ReLU must not bite: shift it far enough into the positive for the data and as much beyond.
     shift = 2.0 * hidden.abs().amax(0) + 1e-3
-    if isinstance(gate.norm, nn.BatchNorm1d):  # made the identity, so that the gate's state_dict stays what it is
-        gate.norm.reset_running_stats()
-        nn.init.constant_(gate.norm.weight, (1.0 + gate.norm.eps) ** 0.5)
-        nn.init.zeros_(gate.norm.bias)
+    if isinstance(gate.norm, nn.BatchNorm1d):
+        _set_identity_(gate.norm, hidden + shift)
     gate.reduce.weight.copy_(_padded(project, gate.reduce.weight))
     gate.reduce.bias.copy_(_padded(shift - project @ offset, gate.reduce.bias))
     gate.expand.weight.copy_(_padded(left, gate.expand.weight))
     gate.expand.bias.copy_(target - left @ shift)
     gate.scale.copy_(gate.scores(x).std())
+
+
+def _set_identity_(norm: nn.BatchNorm1d, x: Tensor) -> None:
+    """Make `norm` change nothing on inputs like x [n, <= features], in training mode as in inference."""
+    assert norm.running_mean is not None and norm.running_var is not None
+    norm.running_mean.copy_(_padded(x.mean(0), norm.running_mean))
+    norm.running_var.copy_(_padded(x.var(0, correction=0), norm.running_var))
+    norm.weight.copy_((norm.running_var + norm.eps).sqrt())
+    norm.bias.copy_(norm.running_mean)
 
 
 def _padded(value: Tensor, like: Tensor) -> Tensor:

@@ -47,13 +47,13 @@ class SoftTrace:
 class SoftPlan:
     """Training: gate = sigmoid((score - threshold) / (temperature * scale)), with gradients.
 
-    budget: share of units that shall run in this pass.
+    budget: share of units that shall run in this pass: one number, or [masks], one for each mask.
     thresholds: layer name -> threshold; None = per layer the quantile of this batch's scores that lets `budget` pass.
     straight_through: forward value is the hard gate, gradient that of the soft one.
     densities: layer name -> share of units of that layer, where it differs from `budget` (quantile thresholds only).
     """
 
-    budget: float
+    budget: float | Tensor
     temperature: float = 1.0
     straight_through: bool = False
     thresholds: Mapping[str, float] | None = None
@@ -65,9 +65,7 @@ class SoftPlan:
         _check_name(layer)
         threshold: float | Tensor
         if self.thresholds is None:
-            # A stride over masks, not over units: every unit stays represented.
-            part = scores.detach()[:: 1 + scores.numel() // MAX_QUANTILE]
-            threshold = quantile_threshold(part, self.densities.get(layer.name, self.budget))
+            threshold = self._batch_threshold(scores.detach(), self.densities.get(layer.name, self.budget))
         else:
             threshold = self.thresholds[layer.name]
         gates = torch.sigmoid((scores - threshold) / (self.temperature * layer.scale))
@@ -76,6 +74,18 @@ class SoftPlan:
             gates = (hard - gates).detach() + gates
         self.traces[layer.name] = SoftTrace(scores, gates, layer.unit_macs)
         return gates
+
+    @staticmethod
+    def _batch_threshold(scores: Tensor, budget: float | Tensor) -> Tensor:
+        """Scalar, or [masks, 1]. Masks of one budget are a population of their own: scores move with the budget."""
+        if not isinstance(budget, Tensor):
+            # A stride over masks, not over units: every unit stays represented.
+            return quantile_threshold(scores[:: 1 + scores.numel() // MAX_QUANTILE], budget)
+        limits = scores.new_empty(len(scores), 1)
+        for value in sorted(set(budget.tolist())):
+            same = budget == value
+            limits[same] = quantile_threshold(scores[same], value)
+        return limits
 
 
 @dataclass(slots=True)
