@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate, islice
 from typing import NamedTuple
 
 from service.control.kinds import Kinds
@@ -45,27 +46,32 @@ class Backlog(NamedTuple):
     def head_seconds(self, budget: float) -> float:
         return sum([self.shares[share].seconds_per_row(budget) * rows for share, rows in self.forms[self.formed[0]]])
 
-    def lateness(self, budget: float, machine: Machine, block_s: float = float("inf")) -> tuple[float, bool]:
-        """Largest (finish - limit) over the batches at this common budget, <= 0 when feasible; is it the head's?"""
-        late = self._late(budget, machine)
-        head_late = max(late[0], late[0] + self.limits_s[0] - machine.now_s - block_s)
-        worst = max(late)
-        return max(worst, head_late), worst <= head_late
+    def lateness(self, budget: float, machine: Machine) -> float:
+        """Largest (finish - limit) over the batches at this common budget, seconds; <= 0 when feasible."""
+        return max(self.late(budget, machine))
 
     def first_late(self, budget: float, machine: Machine) -> int | None:
         """Index of the first batch that is late at this common budget; None if all are on time."""
-        return next((index for index, late in enumerate(self._late(budget, machine)) if late > 0.0), None)
+        return next((index for index, late in enumerate(self.late(budget, machine)) if late > 0.0), None)
 
-    def _late(self, budget: float, machine: Machine) -> list[float]:
-        """Finish - limit of each batch; the head starts now, the others by list scheduling."""
+    def late(self, budget: float, machine: Machine, block_s: float = float("inf")) -> list[float]:
+        """Finish - limit of each batch; the head starts now, the others by list scheduling.
+
+        The head is late as well if it keeps its worker for longer than `block_s`.
+        """
         per_row = [share.seconds_per_row(budget) for share in self.shares]
         of_form = [sum([per_row[share] * rows for share, rows in form]) for form in self.forms]
         seconds = [of_form[form] for form in self.formed]
-        share_of_one = 1.0 / machine.workers
-        before = machine.residual_s * share_of_one + machine.now_s
-        late = [machine.now_s + seconds[0] - self.limits_s[0]]
-        for limit, last, mine in zip(self.limits_s[1:], seconds, seconds[1:], strict=False):
-            before += last * share_of_one
+        head, limits = seconds[0], self.limits_s
+        late = [max(machine.now_s + head - limits[0], head - block_s)]
+        if machine.workers == 1:
+            ends = accumulate(seconds, initial=machine.now_s + machine.residual_s)
+            late += [end - limit for end, limit in zip(islice(ends, 2, None), islice(limits, 1, None), strict=True)]
+            return late
+        share = 1.0 / machine.workers
+        before = machine.now_s + machine.residual_s * share
+        for limit, last, mine in zip(islice(limits, 1, None), seconds, islice(seconds, 1, None), strict=False):
+            before += last * share
             late.append(before + mine - limit)
         return late
 
@@ -121,23 +127,21 @@ def _limit(batch: tuple[float, int]) -> float:
 
 def _counted_batches(lane: Lane, kinds: Kinds, head_rows: int, forms: _Forms) -> list[tuple[float, int]]:
     """Batches of one-row items: composed by counting codes, no item but each batch's first is looked at."""
-    items, codes, guard = lane.items, kinds.codes, lane.guard_s
-    known: dict[tuple[int, ...], int] = {}
-    batches = []
-    first, count, size = 0, len(items), head_rows
-    while first < count:
-        stop = min(first + size, count)
-        if len(kinds.bounds) == 1:
-            counts: tuple[int, ...] = (stop - first,)
-        else:
-            counts = tuple([codes.count(code, first, stop) for code in kinds.bounds])
-        form = known.get(counts)
-        if form is None:
-            composed = tuple([(b, rows) for b, rows in zip(kinds.bounds.values(), counts, strict=True) if rows])
-            form = known[counts] = forms.of(lane, composed)
-        batches.append((items[first].deadline_s - guard, form))
-        first, size = stop, lane.batch
-    return batches
+    items, guard, count = lane.items, lane.guard_s, len(lane.items)
+    starts = [0, *range(head_rows, count, lane.batch)] if count > head_rows else [0]
+    stops = [*starts[1:], count]
+    if len(kinds.bounds) == 1:
+        composed = [(stop - start,) for start, stop in zip(starts, stops, strict=True)]
+    else:
+        number = kinds.codes.count
+        spans = list(zip(starts, stops, strict=True))
+        composed = list(zip(*[[number(code, *span) for span in spans] for code in kinds.bounds], strict=True))
+    bounds = list(kinds.bounds.values())
+    form_of = {
+        counts: forms.of(lane, tuple([(b, rows) for b, rows in zip(bounds, counts, strict=True) if rows]))
+        for counts in set(composed)
+    }
+    return [(items[start].deadline_s - guard, form_of[counts]) for start, counts in zip(starts, composed, strict=True)]
 
 
 def _mixed_batches(lane: Lane, head_rows: int, forms: _Forms) -> list[tuple[float, int]]:

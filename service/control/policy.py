@@ -128,7 +128,7 @@ class DrainFeasible:
         alert = self._watchdog(lanes)
         if alert or self._refused_lately(lanes):
             high = low
-        plan = plan_head(lanes, machine, low, high)
+        plan = plan_head(lanes, machine, low, high, self.budget)
         if plan is None or math.isnan(plan.budget):
             decision = self._overloaded(lanes, machine)
         else:
@@ -216,7 +216,7 @@ class DrainFeasible:
         """Lateness of the backlog at the floors with `item` in it, classes below `worst_class` left out; seconds."""
         lanes = self._lanes_with(view, item, worst_class)
         low = min([lane.low for lane in lanes])
-        return plan_backlog(lanes).lateness(low, self._machine(view))[0]
+        return plan_backlog(lanes).lateness(low, self._machine(view))
 
     def _lanes_with(self, view: ReplicaView, item: QueuedItem, worst_class: int = LOW) -> list[Lane]:
         """The backlog as it would be with `item`; the most urgent lane first."""

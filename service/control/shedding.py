@@ -51,7 +51,7 @@ def _shed_rest(lanes: Sequence[Lane], gone: set[int], machine: Machine) -> list[
         rest = sorted([lane for lane in rest if lane.items], key=urgency)
         backlog = plan_backlog(rest) if rest else None
         low = min([lane.low for lane in rest], default=0.0)
-        late = backlog.first_late(low, machine) if backlog and backlog.lateness(low, machine)[0] > 0.0 else None
+        late = backlog.first_late(low, machine) if backlog and backlog.lateness(low, machine) > 0.0 else None
         if backlog is None or late is None:
             break
         candidates = [

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.control.backlog import plan_backlog
+from service.control.drain import plan_head
 from service.control.edf import EdfQueue
 from service.control.lane import Lane, Machine
 from service.control.policy import DrainFeasible
@@ -105,7 +106,7 @@ def play_exactly(law, items, workers, names, plans):
 def test_a_feasible_queue_stays_feasible_with_exact_service_times(deadlines, workers):
     law, items = learnt(PLAN), sorted(queue_of(deadlines), key=lambda item: item.deadline_s)
     lane = Lane("a", items, min(8, len(items)), PROFILE, 1.0 + 1e-6, 0.1, 1.0, kinds=EdfQueue(items).kinds)
-    feasible = plan_backlog([lane]).lateness(0.1, Machine(0.0, 0.0, workers, math.inf))[0] <= 0.0
+    feasible = plan_backlog([lane]).lateness(0.1, Machine(0.0, 0.0, workers, math.inf)) <= 0.0
     answered, sheds = play_exactly(law, items, workers, ["a"], {"a": PLAN})
     if feasible:
         assert not sheds
@@ -133,7 +134,7 @@ def test_two_models_share_the_machine_and_a_feasible_joint_backlog_is_served_on_
         ),
         key=lambda lane: lane.items[0].deadline_s,
     )
-    feasible = plan_backlog(lanes).lateness(0.1, Machine(0.0, 0.0, 1, math.inf))[0] <= 0.0
+    feasible = plan_backlog(lanes).lateness(0.1, Machine(0.0, 0.0, 1, math.inf)) <= 0.0
     answered, sheds = play_exactly(learnt(PLAN, OTHER), items, 1, ["a", "b"], {"a": PLAN, "b": OTHER})
     if feasible:
         assert not sheds
@@ -155,7 +156,7 @@ def test_shedding_leaves_a_feasible_queue(deadlines, floors, priorities):
     lane = Lane("a", items, 8, PROFILE, 1.0, 0.1, 1.0)
     gone = {item.sequence for item in shed_to_feasible([lane], machine)}
     rest = [item for item in items if item.sequence not in gone]
-    assert not rest or plan_backlog([lane._replace(items=rest)]).lateness(0.1, machine)[0] <= 1e-9
+    assert not rest or plan_backlog([lane._replace(items=rest)]).lateness(0.1, machine) <= 1e-9
 
 
 @QUICK
@@ -171,11 +172,35 @@ def test_counting_kinds_forms_the_same_batches_as_looking_at_every_item(deadline
     looked = Lane("a", items, 8, PROFILE, 1.1, 0.1, 1.0, 0.01)
     counted = looked._replace(kinds=EdfQueue(items).kinds)
     machine = Machine(0.0, 0.005, workers, math.inf)
-    late, by_head = plan_backlog([looked], head).lateness(budget, machine)
-    assert plan_backlog([counted], head).lateness(budget, machine) == (pytest.approx(late), by_head)
+    late = plan_backlog([looked], head).late(budget, machine, 0.01)
+    assert plan_backlog([counted], head).late(budget, machine, 0.01) == pytest.approx(late)
     assert plan_backlog([counted], head).first_late(budget, machine) == plan_backlog([looked], head).first_late(
         budget, machine
     )
+
+
+@QUICK
+@given(
+    DEADLINES,
+    st.lists(st.tuples(st.sampled_from([0.1, 0.3, 0.6, 1.0]), st.sampled_from([0.5, 1.0])), min_size=40, max_size=40),
+    st.floats(0.1, 1.0),
+    st.integers(1, 3),
+)
+def test_the_budget_that_is_found_is_feasible_and_nearly_the_largest(deadlines, bounds, near, workers):
+    items = [
+        dataclasses.replace(item, floor=floor, ceiling=max(floor, ceiling))
+        for item, (floor, ceiling) in zip(queue_of(sorted(deadlines)), bounds, strict=False)
+    ]
+    lane = Lane("a", items, 8, PROFILE, 1.1, 0.1, 1.0, 0.0, EdfQueue(items).kinds)
+    machine = Machine(0.0, 0.002, workers, math.inf)
+    plan = plan_head([lane], machine, 0.1, 1.0, near)
+    if plan is None:
+        assert plan_backlog([lane]).lateness(0.1, machine) > 0.0
+        return
+    backlog = plan_backlog([lane], plan.rows)
+    assert backlog.lateness(plan.budget, machine) <= 1e-9
+    if not lane.alike:
+        assert plan.budget > 0.98 or plan_backlog([lane]).lateness(plan.budget + 0.02, machine) > 0.0
 
 
 def test_a_short_last_batch_is_not_taken_for_a_share_of_a_full_one():
@@ -183,9 +208,9 @@ def test_a_short_last_batch_is_not_taken_for_a_share_of_a_full_one():
         QueuedItem("a", d, 0.0, i, floor=f) for i, (d, f) in enumerate([(0.01205, 0.1), (0.01205, 0.1), (0.5, 1.0)])
     ]
     machine, lane = Machine(0.0, 0.0, 1, math.inf), Lane("a", items, 8, PROFILE, 1.0, 0.1, 1.0)
-    assert plan_backlog([lane]).lateness(0.1, machine)[0] > 0.0
+    assert plan_backlog([lane]).lateness(0.1, machine) > 0.0
     kept = [item for item in items if item not in shed_to_feasible([lane], machine)]
-    assert plan_backlog([lane._replace(items=kept)]).lateness(0.1, machine)[0] <= 0.0
+    assert plan_backlog([lane._replace(items=kept)]).lateness(0.1, machine) <= 0.0
 
 
 def test_the_least_important_class_is_shed_first():
