@@ -43,10 +43,10 @@ class LawSettings:
     it falls at once. max_queue: items per model.
     """
 
-    margin_sigmas: float = 3.0
+    margin_sigmas: float = 3.5
     admission_sigmas: float = 1.0
     block_ratio: float = 0.5
-    guard_ratio: float = 0.1
+    guard_ratio: float = 0.05
     rise_limit: float = 0.15
     max_queue: int = 10_000
     cold_service_ratio: float = 1.3

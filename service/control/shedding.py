@@ -40,7 +40,34 @@ def shed_to_feasible(lanes: Sequence[Lane], machine: Machine) -> list[QueuedItem
         dropped = _shed_walk([lane for lane in considered if lane.items], machine)
         shed += dropped
         gone |= {item.sequence for item in dropped}
-    return shed + _shed_rest(lanes, gone, machine)
+    return _without_inversions(lanes, shed + _shed_rest(lanes, gone, machine))
+
+
+def _without_inversions(lanes: Sequence[Lane], shed: Sequence[QueuedItem]) -> list[QueuedItem]:
+    """Exchange what was shed for less important items that were kept, wherever that leaves the rest on time.
+
+    It does where both cost the same and the more important one is due no earlier: everything between moves forward.
+    The walks above cannot see it, because they count batches that are not full yet as full.
+    """
+    gone = {item.sequence: item for item in shed}
+    for lane in lanes:
+        for important in sorted({item.priority for item in gone.values()}):
+            _exchange(lane.items, important, gone)
+    return list(gone.values())
+
+
+def _exchange(items: Sequence[QueuedItem], important: int, gone: dict[int, QueuedItem]) -> None:
+    """Walk in order of deadline; keep a shed item of this class for the worst kept one of its kind seen so far."""
+    kept: dict[object, list[tuple[int, int, QueuedItem]]] = {}
+    for item in sorted(items, key=lambda item: (item.deadline_s, item.sequence in gone)):
+        kind = item.rows, item.floor, item.ceiling, item.group
+        if item.sequence not in gone:
+            if item.priority > important:
+                heappush(kept.setdefault(kind, []), (-item.priority, -item.sequence, item))
+        elif item.priority == important and kept.get(kind):
+            _, _, worst = heappop(kept[kind])
+            del gone[item.sequence]
+            gone[worst.sequence] = worst
 
 
 def _shed_rest(lanes: Sequence[Lane], gone: set[int], machine: Machine) -> list[QueuedItem]:

@@ -155,30 +155,33 @@ def test_a_clock_that_steps_back_does_no_harm():
     assert law.state("reference", 130.0).arrival_rate < 1e-9  # a load that ends is forgotten without another arrival
 
 
-def test_no_limit_cycle_at_constant_load():
+@pytest.mark.parametrize("load", [1.2, 1.5, 2.0, 3.0])
+def test_no_limit_cycle_at_constant_load(load):
     """Evenly spaced arrivals, no noise: what is left is the pattern of batch sizes, a few dispatches long."""
     plant = Plant(reference_plant().plan, lambda budget: budget, 0.0, QUIET)
     scenario = Scenario(plant, equal_deadlines("reference", 0.05, 0.0), duration_s=8.0)
-    workload = scenario.workload("constant", 1, constant(1.5))
+    workload = scenario.workload("constant", 1, constant(load))
     even = tuple(
-        dataclasses.replace(request, arrival_s=i / (1.5 * scenario.scale.full), intensity=1.0)
+        dataclasses.replace(request, arrival_s=i / (load * scenario.scale.full), intensity=1.0)
         for i, request in enumerate(workload.requests)
     )
     law = DrainFeasible([plant.plan])
     played = Simulator([plant], law, 1, 0).run(dataclasses.replace(workload, requests=even))
     late = np.array([budget for t, _, budget, _, _ in played.decisions if 4.0 < t < 7.5])
-    assert late.std() <= 0.1
+    assert late.std() <= 0.06
     windows = [chunk.mean() for chunk in np.array_split(late, 10)]
     assert max(windows) - min(windows) <= 0.03
 
 
-def test_the_budget_follows_a_step_down_within_two_deadlines():
+@pytest.mark.parametrize("seed", [5, 6, 7])
+def test_the_budget_follows_a_step_down_within_two_deadlines(seed):
     scenario = scenario_for(reference_plant(), duration_s=9.0)
-    played = scenario.simulate(DrainFeasible([scenario.plant.plan]), scenario.workload("step", 5), 5)
+    played = scenario.simulate(DrainFeasible([scenario.plant.plan]), scenario.workload("step", seed), seed)
+    before = [b for t, _, b, _, _ in played.decisions if 1.0 <= t < 3.0]
     during = [b for t, _, b, _, _ in played.decisions if 4.0 <= t < 6.0]
     after = [b for t, _, b, _, _ in played.decisions if 6.1 <= t < 7.0]
     assert np.mean(during) < 0.7
-    assert np.mean(after) >= 0.9
+    assert np.mean(after) >= 0.95 * np.mean(before)
 
 
 def test_more_load_never_raises_the_mean_budget():
