@@ -44,7 +44,7 @@ class LawSettings:
     """
 
     margin_sigmas: float = 3.5
-    admission_sigmas: float = 1.0
+    admission_sigmas: float = 1.25
     block_ratio: float = 0.5
     guard_ratio: float = 0.05
     rise_limit: float = 0.15
