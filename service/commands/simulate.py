@@ -12,6 +12,7 @@ import typer
 from service.simulator.plant import reference_plant
 from service.simulator.report import CLAIRVOYANT, POLICIES, STATIC, Scenario, Summary, as_json, simulate_all, summarise
 from service.simulator.shapes import SHAPES
+from service.simulator.targets import Target, judge, judge_overload
 from service.simulator.workload import equal_deadlines, mixed_deadlines
 
 app = typer.Typer(
@@ -35,6 +36,7 @@ def simulate(
     workers: Annotated[int, typer.Option(min=1, help="Worker threads of the replica.")] = 1,
     mixed: Annotated[bool, typer.Option(help="Mixed deadlines, priorities and pinned requests.")] = False,
     model: Annotated[str, typer.Option(help="A packaged model, measured now, or the reference plant.")] = REFERENCE,
+    targets: Annotated[bool, typer.Option(help="Judge the law by its targets, overload included.")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write one record a run.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Folder for plots: one per shape.")] = None,
 ) -> None:
@@ -50,6 +52,9 @@ def simulate(
         json_file.write_text(json.dumps(as_json(records), indent=1) + "\n", encoding="utf-8")
     for line in _lines(summarise(records)):
         typer.echo(line)
+    if targets:
+        for target in (*judge(summarise(records)), *judge_overload(scenario, first_seed)):
+            typer.echo(_verdict(target))
     if plot is not None:
         from service.simulator.plots import plot_runs
 
@@ -70,6 +75,11 @@ def _scenario(model: str, mixed: bool, workers: int, duration: float) -> Scenari
     dress = mixed_deadlines if mixed else equal_deadlines
     traffic = dress(plant.plan.name, plant.plan.default_deadline_s, plant.intensity_sigma)
     return Scenario(plant, traffic, workers, duration)
+
+
+def _verdict(target: Target) -> str:
+    relation = ">=" if target.at_least else "<="
+    return f"{'pass' if target.met else 'MISS'}  {target.name:52s} {target.value:8.4f}  {relation} {target.goal:g}"
 
 
 def _lines(summaries: list[Summary]) -> Iterator[str]:

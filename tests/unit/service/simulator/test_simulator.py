@@ -18,8 +18,9 @@ from service.control.profile import ServiceProfile
 from service.control.types import ModelPlan
 from service.simulator.clairvoyant import clairvoyant_quality, taut_string
 from service.simulator.plant import Noise, Plant, reference_plant, table_plant
-from service.simulator.report import POLICIES, Scenario, record_of, scenario_for, simulate_all, summarise
+from service.simulator.report import POLICIES, Scenario, Summary, record_of, scenario_for, simulate_all, summarise
 from service.simulator.shapes import SHAPES, Scale, make_workload
+from service.simulator.targets import judge
 from service.simulator.workload import Slowdowns, equal_deadlines, mixed_deadlines
 from swan_runtime.budget import BudgetPoint, CalibrationTable
 
@@ -164,6 +165,31 @@ def test_the_command_prints_writes_and_draws(tmp_path):
     assert all(set(wanted.split()) <= set(record) for record in records)
     assert {record["policy"] for record in records} == {"drain-feasible", "full"}
     assert (plots / "step.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_targets_are_judged_by_the_best_of_each_kind_of_rival():
+    def summary(policy, misses, nea, regret=None):
+        return Summary(policy, 1 - misses, 1 - 2 * misses, 0.7, nea, misses, 0.0, 0.04, 0.0, 0.1, regret)
+
+    law = summary("drain-feasible", 0.0004, 0.7, 0.08)
+    rivals = [summary("slackfit-0", 0.02, 0.5), summary("slackfit-30", 0.001, 0.6), summary("dimmer-tuned", 0.01, 0.2)]
+    judged = {target.name: target for target in judge([law, *rivals])}
+    assert judged["misses / fewest of a SlackFit"].value == pytest.approx(0.4)
+    assert judged["misses / fewest of a SlackFit"].met
+    assert not judged["NEA / best of a SlackFit"].met  # 0.7 / 0.6
+    assert judged["NEA / best of a dimmer"].met
+    assert not judged["regret to the clairvoyant bound"].met
+    assert judged["attainment, worst run"].met
+    assert list(judge(rivals)) == []
+
+
+def test_the_command_judges_overload(tmp_path):
+    arguments = ["--policy", "drain-feasible", "--shape", "step", "--duration", "2", "--targets"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    verdicts = [line for line in result.output.splitlines() if line.startswith(("pass ", "MISS "))]
+    assert len(verdicts) == 2 + 9
+    assert [line[:4] for line in verdicts if "goodput" in line] == ["pass"] * 3
 
 
 def test_the_command_names_what_is_allowed():
