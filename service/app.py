@@ -15,7 +15,7 @@ from models.interface import ServableModel
 from service.api.application import ApiOptions, OipApp
 from service.api.auth import Authorizer, Scope
 from service.api.http import ExtraRoute
-from service.config import InvalidSetting, Settings, metrics_folder
+from service.config import InvalidSetting, Settings, metrics_folder, progress_file
 from service.console.console import Console
 from service.console.live import LiveFeed
 from service.console.routes import console_routes
@@ -32,6 +32,7 @@ from service.host.operator_routes import MetricsRoute, SetPointRoute
 from service.host.replica import Parts, ServiceReplica
 from service.inference.dataplane import Dataplane, ServerIdentity
 from service.inference.package_source import PackageSource
+from service.inference.progress import note_progress
 from service.inference.readiness import Readiness
 from service.inference.repository import LiveRepository
 from service.scheduling.profiler import Profile, profile_model, user_cache
@@ -67,12 +68,15 @@ async def start_replica(settings: Settings, source: SetPointSource) -> ServiceRe
     limits = SchedulerLimits(settings.max_queue_requests)
     scheduler = Scheduler(_policy(settings), ThreadWorkers(settings.threads), metrics, limits, quota=_quota(settings))
 
+    say = partial(note_progress, progress_file())
+
     async def host(model: ServableModel) -> None:
+        say(f"profiling {model.spec.name}")
         profile = await asyncio.to_thread(_profile, model, settings)
         metrics.profile_info.labels(model.spec.name, model.spec.version, profile.key, profile.source).set(1)
         scheduler.add_model(model, profile.fit.profile, profile.fit.adaptive)
 
-    repository = LiveRepository(packages, host, scheduler.remove_model)
+    repository = LiveRepository(packages, host, scheduler.remove_model, say)
     await repository.load_all()
     if not any(entry.state == "READY" for entry in repository.index()):
         raise ModelFailed("no model could be loaded; the log above says why for each")

@@ -15,6 +15,7 @@ from service.inference.limits import Limits
 
 ENVIRONMENT_PREFIX = "SWAN_"
 METRICS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+PROGRESS_VARIABLE = "SWAN_PROGRESS_FILE"
 
 PolicyName = Literal["drain-feasible", "fixed", "shadow"]
 
@@ -116,6 +117,12 @@ def metrics_folder() -> Path | None:
     """Where the replica processes of a node keep their metrics; prometheus_client reads the same variable at import."""
     folder = os.environ.get(METRICS_VARIABLE)
     return Path(folder) if folder else None
+
+
+def progress_file() -> Path | None:
+    """Where a starting replica notes what it does; set by `swan serve`, which shows it."""
+    path = os.environ.get(PROGRESS_VARIABLE)
+    return Path(path) if path else None
 
 
 def environment_of(overrides: Mapping[str, Any]) -> dict[str, str]:

@@ -11,6 +11,7 @@ from starlette.routing import Mount, Route, Router
 
 from service.api import proto
 from service.api.around import Around, nothing_around
+from service.api.arrivals import Arrivals
 from service.api.auth import AllowAll, Authorizer, Scope
 from service.api.buffers import Buffers
 from service.api.grpc import GrpcApi
@@ -90,9 +91,9 @@ class OipApp:
         identity = dataplane.identity
         self.limits = limits
         self.description = ApiDescription(identity.name, identity.version, extra_routes)
-        buffers = Buffers(limits.max_buffered_bytes)
+        buffers, arrivals = Buffers(limits.max_buffered_bytes), Arrivals()
         table = [
-            *RestApi(dataplane, limits, buffers, options.nan_as_null).routes(),
+            *RestApi(dataplane, limits, buffers, arrivals, options.nan_as_null).routes(),
             ("GET", "/openapi.json", Scope.HEALTH, self.description.openapi),
             ("GET", "/docs", Scope.HEALTH, self.description.docs),
         ]
@@ -100,7 +101,7 @@ class OipApp:
         self.routes = [Mount(options.base_path, routes=routes)] if options.base_path else routes
         self._router = Router(self.routes, redirect_slashes=False, default=_not_found)
         rpcs = GrpcApi(dataplane, limits, buffers).rpcs() | StandardServices(dataplane).rpcs()
-        self.grpc = GrpcFrame(rpcs, authorize, limits, options.around)
+        self.grpc = GrpcFrame(rpcs, authorize, limits, options.around, arrivals)
         self._known = KnownPaths()
 
     async def asgi(self, scope: Any, receive: Receive, send: Send) -> None:

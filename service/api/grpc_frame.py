@@ -12,6 +12,7 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from service.api.around import Around, nothing_around
+from service.api.arrivals import Arrivals
 from service.api.auth import Authorizer, Scope
 from service.api.grpc_codec import CallFacts
 from service.api.http import request_id_of
@@ -52,7 +53,9 @@ class GrpcFrame:
         authorize: Authorizer,
         limits: Limits,
         around: Around = nothing_around,
+        arrivals: Arrivals | None = None,
     ) -> None:
+        self._arrivals = arrivals or Arrivals()
         self._rpcs = dict(rpcs)
         self._around = around
         self._authorize = authorize
@@ -64,7 +67,7 @@ class GrpcFrame:
 
     async def unary(self, service: str, method: str, data: bytes, context: CallContext) -> bytes:
         rpc = self._rpcs[service, method]
-        facts = _facts(context)
+        facts = self._facts(context)
         with self._around(method, facts.request_id, facts.headers):
             try:
                 self._admit(rpc, facts)
@@ -79,7 +82,7 @@ class GrpcFrame:
         self, service: str, method: str, requests: AsyncIterator[bytes], context: CallContext
     ) -> AsyncGenerator[bytes, None]:
         rpc = self._rpcs[service, method]
-        facts = _facts(context)
+        facts = self._facts(context)
         with self._around(method, facts.request_id, facts.headers):
             try:
                 self._admit(rpc, facts)
@@ -91,6 +94,12 @@ class GrpcFrame:
                 _fail(context, error, facts.request_id)
                 return
         context.finish(None, "", _trailing(facts.request_id))
+
+    def _facts(self, context: CallContext) -> CallFacts:
+        headers, arrival_s, remaining_s = context.headers(), self._arrivals.now(), context.time_remaining()
+        # counted by the transport from now on, by us from the arrival
+        deadline_s = None if remaining_s is None else remaining_s + time.monotonic() - arrival_s
+        return CallFacts(headers, request_id_of(headers), arrival_s, deadline_s)
 
     def _admit(self, rpc: Rpc, facts: CallFacts) -> None:
         if rpc.scope is not Scope.HEALTH:
@@ -110,11 +119,6 @@ class GrpcFrame:
 
 
 Handler = Callable[[Any, CallFacts], Awaitable[Any]]
-
-
-def _facts(context: CallContext) -> CallFacts:
-    headers = context.headers()
-    return CallFacts(headers, request_id_of(headers), time.monotonic(), context.time_remaining())
 
 
 def _trailing(request_id: str) -> list[tuple[str, str]]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-import time
 from typing import Any
 
 import orjson
 
 from service.api import rest_codec
+from service.api.arrivals import Arrivals
 from service.api.auth import Scope
 from service.api.buffers import Buffers, off_loop
 from service.api.disconnect import CancelOnDisconnect
@@ -30,11 +30,14 @@ _VERSION = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
 class RestApi:
     """Endpoints by route. nan_as_null: answer NaN in JSON outputs as null instead of the NaN literal."""
 
-    def __init__(self, dataplane: Dataplane, limits: Limits, buffers: Buffers, nan_as_null: bool = False) -> None:
+    def __init__(
+        self, dataplane: Dataplane, limits: Limits, buffers: Buffers, arrivals: Arrivals, nan_as_null: bool = False
+    ) -> None:
         self._dataplane = dataplane
         self._limits = limits
         self._nan_as_null = nan_as_null
         self._buffers = buffers
+        self._arrivals = arrivals
         identity = dataplane.identity
         self._server = _json({"name": identity.name, "version": identity.version, "extensions": EXTENSIONS})
 
@@ -80,7 +83,7 @@ class RestApi:
         return table
 
     async def infer(self, call: Call) -> Answer:
-        arrival_s = time.monotonic()
+        arrival_s = self._arrivals.now()
         with self._buffers.hold() as hold:
             body = await read_body(call.receive, call.headers, self._limits, hold)
             return await self._infer(call, body, arrival_s)

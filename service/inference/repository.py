@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -65,6 +66,12 @@ class ModelRepository(Protocol):
 
 
 ModelHook = Callable[[ServableModel], Awaitable[None]]
+Prepare = Callable[[str, str], Awaitable[ServableModel]]
+Say = Callable[[str], None]
+
+
+def _nobody_listens(progress: str) -> None:
+    """Nobody watches the start."""
 
 
 async def _no_hook(model: ServableModel) -> None:
@@ -78,7 +85,14 @@ class LiveRepository:
     announced before the old one of the same name and version is withdrawn: hooks tell them apart by identity.
     """
 
-    def __init__(self, source: ModelSource, on_load: ModelHook = _no_hook, on_unload: ModelHook = _no_hook) -> None:
+    def __init__(
+        self,
+        source: ModelSource,
+        on_load: ModelHook = _no_hook,
+        on_unload: ModelHook = _no_hook,
+        say: Say = _nobody_listens,
+    ) -> None:
+        self._say = say
         self._source = source
         self._on_load = on_load
         self._on_unload = on_unload
@@ -103,10 +117,27 @@ class LiveRepository:
         return tuple(self._entries[key] for key in sorted(self._entries, key=lambda key: (key[0], int(key[1]))))
 
     async def load_all(self) -> None:
-        """Load every model of the source; one that fails is logged and listed as unavailable."""
-        for name in self._source.versions():
+        """Load every model of the source; one that fails is logged and listed as unavailable.
+
+        They are prepared side by side, but announced one by one and only then: `on_load` may measure how fast they are.
+        """
+        available = self._source.versions()
+        cores = asyncio.Semaphore(os.cpu_count() or 1)
+
+        async def prepare(name: str, version: str) -> ServableModel:
+            async with cores:
+                return await self._prepare(name, version)
+
+        tasks = {
+            (name, version): asyncio.create_task(prepare(name, version))
+            for name, versions in available.items()
+            for version in versions
+        }
+        if tasks:
+            await asyncio.wait(tasks.values())
+        for name, versions in available.items():
             try:
-                await self.load(name)
+                await self._load(name, versions, lambda *key: tasks[key])
             except ModelFailed as error:
                 logger.error("%s", error.message)
 
@@ -114,10 +145,13 @@ class LiveRepository:
         available = await asyncio.to_thread(self._source.versions)
         if not MODEL_NAME.fullmatch(name) or not available.get(name):
             raise NotFound(f"failed to load '{name[:128]}': no such model in the repository")
+        await self._load(name, available[name], self._prepare)
+
+    async def _load(self, name: str, versions: Sequence[str], prepare: Prepare) -> None:
         async with self._locks.setdefault(name, asyncio.Lock()):
             fresh: dict[str, ServableModel] = {}
-            for version in sorted(available[name], key=int):
-                fresh[version] = await self._load_version(name, version)
+            for version in sorted(versions, key=int):
+                fresh[version] = await self._load_version(name, version, prepare)
             replaced = self._models.get(name, {})
             self._models[name] = fresh
             for model in replaced.values():
@@ -133,11 +167,18 @@ class LiveRepository:
             self._leaving.add(leaving)
             leaving.add_done_callback(self._leaving.discard)
 
-    async def _load_version(self, name: str, version: str) -> ServableModel:
+    async def _prepare(self, name: str, version: str) -> ServableModel:
+        """Read and warm up; nobody can see the model yet."""
         self._note(name, version, ModelState.LOADING)
+        self._say(f"loading {name}")
+        model = await asyncio.to_thread(self._source.load, name, version)
+        self._say(f"warming up {name}")
+        await asyncio.to_thread(model.warm_up)
+        return model
+
+    async def _load_version(self, name: str, version: str, prepare: Prepare) -> ServableModel:
         try:
-            model = await asyncio.to_thread(self._source.load, name, version)
-            await asyncio.to_thread(model.warm_up)
+            model = await prepare(name, version)
             await self._on_load(model)
         except Exception:
             logger.exception("loading model %s version %s failed", name, version)

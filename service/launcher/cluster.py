@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import time
@@ -16,6 +17,7 @@ from service.launcher.serve_file import ServeFile
 
 OBJECT_STORE_BYTES = 80 << 20  # nothing travels through it: requests are answered where they arrive
 PROXY_START_TIMEOUT_S = 30.0
+READINESS_TIMEOUT_S = 3.0
 POLL_S = 0.05
 
 
@@ -34,6 +36,7 @@ class Cluster:
         self._directory = directory
         self._stopping = stopping
         self._client: Any = None
+        self._proxies_ready: list[Any] = []
         os.environ.update(environment)
 
     def start_ray(self, cpus: float) -> None:
@@ -56,32 +59,53 @@ class Cluster:
         self._check_stop()
 
     def start_serve(self, file: ServeFile) -> None:
-        """Raises ProxyFailed if the ingress does not listen, CannotStart for a config file that Ray Serve refuses."""
-        from ray.serve._private.api import serve_start
+        """Start the ingress and deploy, so that replicas load models while the ingress comes up.
+
+        Raises ProxyFailed if the ingress cannot be started, CannotStart for a config file that Ray Serve refuses.
+        """
+        # NOTE: what `serve_start` consists of, without its wait for the proxies before anything can be deployed
+        from ray.serve._private.api import _create_controller_and_proxy_refs
+        from ray.serve._private.client import ServeControllerClient
+        from ray.serve.config import ControllerOptions
         from ray.serve.schema import ServeDeploySchema
 
         schema = parse_schema(file, ServeDeploySchema)
         try:
-            self._client = serve_start(
+            controller, self._proxies_ready = _create_controller_and_proxy_refs(
                 http_options={**dict(file.content.get("http_options", {})), "location": "EveryNode"},
                 grpc_options=dict(file.content.get("grpc_options", {})),
                 global_logging_config=schema.logging_config,
+                global_tracing_config=None,
+                controller_options=ControllerOptions(),
+                proxy_location=None,
             )
         except Exception as error:
             self._check_stop()
             raise ProxyFailed(f"the ingress proxy did not start: {_cause(str(error))}") from error
+        self._client = ServeControllerClient(controller)
         self._check_stop()
         self._client.deploy_apps(schema)
 
-    def wait_until_running(self, application: str, on_change: Callable[[str], None]) -> None:
-        """Return once every replica is up. Raises CannotStart with the replica's own words if one cannot start."""
-        last = ""
+    def wait_until_listening(self) -> None:
+        """Return once the ingress has taken its ports. Raises ProxyFailed."""
+        import ray
+
+        try:
+            ray.get(self._proxies_ready, timeout=PROXY_START_TIMEOUT_S)
+        except Exception as error:
+            self._check_stop()
+            raise ProxyFailed(f"the ingress proxy did not start: {_cause(str(error))}") from error
+        self._check_stop()
+
+    def wait_until_running(self, application: str, meanwhile: Callable[[], None]) -> None:
+        """Return once every replica is up. Raises CannotStart with the replica's own words if one cannot start.
+
+        meanwhile: called again and again.
+        """
         while True:
             self._check_stop()
+            meanwhile()
             status = self._client.get_serve_status(application).app_status
-            if status.status != last:
-                last = status.status
-                on_change(str(status.status.value).lower())
             if status.status == "RUNNING":
                 return
             if status.status in ("DEPLOY_FAILED", "UNHEALTHY"):
@@ -107,11 +131,30 @@ class Cluster:
         from ray.serve.schema import ServeDeploySchema
 
         self._client.deploy_apps(parse_schema(file, ServeDeploySchema))
-        self.wait_until_running(str(file.application["name"]), lambda status: None)
+        self.wait_until_running(str(file.application["name"]), lambda: None)
 
-    def drain(self, application: str) -> None:
-        """Stop taking requests and answer those in flight, within the deployment's graceful_shutdown_timeout_s."""
+    def drain(self, application: str, url: str) -> None:
+        """Turn not ready, then end the replicas once they have answered what is in flight.
+
+        Load balancers and clients that look at readiness, over HTTP or gRPC, leave before anything is taken away. Takes
+        the deployment's graceful_shutdown_timeout_s at most, and READINESS_TIMEOUT_S before.
+        """
+        import ray
+
+        from service.host.coordinator import coordinator_actor
+
+        try:
+            ray.get(coordinator_actor().publish.remote({"draining": True}), timeout=READINESS_TIMEOUT_S)
+            self._wait_until_not_ready(url)
+        except Exception as error:  # whatever is wrong with it, the replicas still drain
+            logging.getLogger(__name__).warning("readiness could not be turned off: %s", _first_line(error))
         self._client.delete_apps([application], blocking=True)
+
+    def _wait_until_not_ready(self, url: str) -> None:
+        deadline = time.monotonic() + READINESS_TIMEOUT_S
+        with httpx.Client(trust_env=False, timeout=READINESS_TIMEOUT_S) as client:
+            while time.monotonic() < deadline and client.get(f"{url}/v2/health/ready").status_code == 200:
+                time.sleep(POLL_S)
 
     def stop(self) -> None:
         """Stop Serve and Ray; safe at any point of a start."""

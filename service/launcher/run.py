@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -17,7 +17,8 @@ from types import FrameType
 import psutil
 from rich.console import Console
 
-from service.config import environment_of
+from service.config import PROGRESS_VARIABLE, environment_of
+from service.inference.progress import ProgressReader
 from service.launcher import preflight
 from service.launcher.cluster import Cluster, ProxyFailed, StopRequested
 from service.launcher.greeting import greet
@@ -29,6 +30,7 @@ from service.launcher.supervise import CRASHED, supervise
 CANNOT_START = 2
 PROXY_FAILED = 3
 PRINTED = "printed.log"
+PROGRESS = "progress"
 PLAIN_WIDTH = 140  # of the table, where the output is no terminal
 SYSTEM_CPUS = 1  # logical CPUs beyond the replicas', so that a rolling update finds room
 
@@ -154,17 +156,18 @@ def _live(plan: Plan, console: Console, directory: Path, ha_proxy: bool) -> int:
         **ray_environment(directory, plan.file.http_port, ha_proxy),
         **environment_of(plan.overrides),
         **_metrics_environment(directory),
+        PROGRESS_VARIABLE: str(directory / PROGRESS),
     }
     cluster = Cluster(directory, environment, signals.requested)
     try:
-        _start(plan, console, signals, cluster)
+        _start(plan, console, signals, cluster, ProgressReader(directory / PROGRESS))
         generation = 0
         while signals.wait():
             generation += 1
             with _step(console, "Replacing the replicas one after the other, with the models as they are on disk now"):
                 cluster.roll(plan.file.of_generation(generation))
         with _step(console, "Draining: answering what is in flight"):
-            cluster.drain(str(plan.file.application["name"]))
+            cluster.drain(str(plan.file.application["name"]), plan.url)
     except (StopRequested, SystemExit):  # Ray exits from its own signal handler until ours is back in place
         console.print("Stopping.")
     finally:
@@ -189,15 +192,17 @@ def _metrics_environment(directory: Path) -> dict[str, str]:
     return {"SWAN_METRICS_DIR": str(folder), "PROMETHEUS_MULTIPROC_DIR": str(folder)}
 
 
-def _start(plan: Plan, console: Console, signals: Signals, cluster: Cluster) -> None:
+def _start(plan: Plan, console: Console, signals: Signals, cluster: Cluster, progress: ProgressReader) -> None:
     started = time.monotonic()
     with _step(console, "Starting Ray"):
         cluster.start_ray(plan.file.max_replicas * plan.file.cpus_per_replica + SYSTEM_CPUS)
         signals.install()  # ray.init put its own handlers in place
     with _step(console, "Starting the ingress"):
         cluster.start_serve(plan.file)
-    with _step(console, f"Loading, warming up and profiling models in {plan.file.first_replicas} replica(s)"):
-        cluster.wait_until_running(str(plan.file.application["name"]), lambda status: None)
+        cluster.wait_until_listening()
+    text = f"Loading, warming up and profiling models in {plan.file.first_replicas} replica(s)"
+    with _step(console, text) as tell:
+        cluster.wait_until_running(str(plan.file.application["name"]), lambda: _show(progress, tell))
     with _step(console, "Waiting for the first answer"):
         cluster.wait_until_ready(plan.url)
     console.print(f"Ready after {time.monotonic() - started:.1f} s with {_memory_in_use()} MiB of memory")
@@ -214,12 +219,24 @@ def _memory_in_use() -> int:
     return total >> 20
 
 
+def _show(progress: ProgressReader, tell: Callable[[str], None]) -> None:
+    for line in progress.new_lines():
+        tell(line)
+
+
 @contextmanager
-def _step(console: Console, text: str) -> Iterator[None]:
-    """A spinner on a terminal, one line with its duration elsewhere."""
+def _step(console: Console, text: str) -> Iterator[Callable[[str], None]]:
+    """A spinner on a terminal, one line with its duration elsewhere. Yields how to tell what is being done."""
     began = time.monotonic()
-    with console.status(f"{text} ..."):
-        yield
+    with console.status(f"{text} ...") as status:
+
+        def tell(what: str) -> None:
+            if console.is_terminal:
+                status.update(f"{text}: {what} ...")
+            else:
+                console.print(f"  {what}")
+
+        yield tell
     console.print(f"[green]✓[/] {text} [dim]({time.monotonic() - began:.1f} s)[/]")
 
 

@@ -44,7 +44,7 @@ class Profile:
 class Effort:
     """How long to measure: at most `seconds` a model. clock: seconds, for timing."""
 
-    seconds: float = 2.0
+    seconds: float = 1.0
     clock: Callable[[], float] = time.perf_counter
 
 

@@ -129,3 +129,19 @@ async def test_a_reload_announces_the_new_before_it_withdraws_the_old() -> None:
     assert story == [("load", old), ("load", new), ("unload", old)]
     assert new is not old
     assert states(repository)["add_sub/1"] == (ModelState.READY, "")
+
+
+async def test_models_are_announced_only_when_none_is_being_prepared_any_more() -> None:
+    """Announcing measures a model: nothing else may need the processor then."""
+    told: list[str] = []
+
+    async def announced(model: ServableModel) -> None:
+        told.append(f"announced {model.spec.version}")
+
+    repository = LiveRepository(source(), announced, say=told.append)
+    await repository.load_all()
+    first = told.index("announced 2")
+    assert sorted(told[:first]) == ["loading add_sub"] * 2 + ["loading broken"] + ["warming up add_sub"] * 2 + [
+        "warming up broken"
+    ]
+    assert told[first:] == ["announced 2", "announced 10"]

@@ -1,0 +1,50 @@
+"""When a request arrived: earlier than it is looked at, by the time its bytes waited for a busy event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+
+class Arrivals:
+    """Estimates that wait from how late a timer fires, so that deadlines count from when the client had sent all.
+
+    Without it an overloaded loop answers requests that it believes to be on time and that nobody waits for any more:
+    the queue in front of the loop is nobody's queue, and no deadline passes in it. The timer runs only with requests.
+    """
+
+    PERIOD_S = 0.01
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._due_s = 0.0
+        self._late_s = 0.0
+        self._asked = False
+        self._timer: asyncio.TimerHandle | None = None
+
+    def now(self) -> float:
+        """The arrival of the request that is being looked at now, on the injected clock.
+
+        What the loop does since its timer was due, it did with the request waiting; before, the request came at any
+        moment of the turn before, on average in its middle.
+        """
+        now = self._clock()
+        self._asked = True
+        if self._timer is None:
+            self._arm(now)
+        return now - max(0.0, now - self._due_s) - self._late_s / 2
+
+    def _arm(self, now: float) -> None:
+        self._asked = False
+        self._due_s = now + self.PERIOD_S
+        self._timer = asyncio.get_running_loop().call_later(self.PERIOD_S, self._beat)
+
+    def _beat(self) -> None:
+        now = self._clock()
+        self._timer = None
+        if self._asked:
+            self._late_s = max(0.0, now - self._due_s)
+            self._arm(now)
+        else:
+            self._late_s = 0.0
