@@ -59,12 +59,12 @@ def dense_conv(x: Tensor, up: Tensor, up_bias: Tensor, down: Tensor, down_bias: 
     return F.conv2d(torch.relu(F.conv2d(x, up, up_bias, padding=1)), down, down_bias, padding=1)
 
 
-def _random(*sizes: int) -> Tensor:
+def draw(*sizes: int) -> Tensor:
     scale = torch.tensor(sizes[1:]).prod().item() ** -0.5 if len(sizes) > 1 else 0.1
     return torch.randn(*sizes) * scale
 
 
-def _thresholds(scores: Tensor, density: float) -> Tensor:
+def thresholds_for(scores: Tensor, density: float) -> Tensor:
     """One a row: halfway between the last active and the first inactive score; -inf at density 1 (budget 1)."""
     if density >= 1.0:
         return torch.full((scores.shape[0],), -torch.inf)
@@ -77,14 +77,19 @@ def own_mask_cases(shape: tuple[int, int], rows: tuple[int, ...], densities: tup
     """Vector rows, each with its own mask, D inputs = outputs and F units."""
     torch.manual_seed(0)
     inputs, units = shape
-    parts = (_random(units, inputs), _random(units), _random(inputs, units), _random(inputs))
+    parts = (
+        draw(units, inputs),
+        draw(units),
+        draw(inputs, units),
+        draw(inputs),
+    )
     w = MlpWeights.pack(*parts, activation="relu")
     gate = GateWeights.pack(torch.randn(inputs, RANK) / inputs**0.5, torch.randn(units, RANK))
     for count in rows:
         x = torch.randn(count, inputs)
         scores = reference.lowrank_scores(x, gate)
         for density in densities:
-            thresholds = _thresholds(scores, density)
+            thresholds = thresholds_for(scores, density)
             mask = scores > thresholds[:, None]
 
             def ours(x: Tensor = x, thresholds: Tensor = thresholds) -> str:
@@ -100,14 +105,19 @@ def shared_mask_cases(shape: tuple[int, int], rows: tuple[int, ...], densities: 
     """The rows of one request share the mask that its mean row gets."""
     torch.manual_seed(0)
     inputs, units = shape
-    parts = (_random(units, inputs), _random(units), _random(inputs, units), _random(inputs))
+    parts = (
+        draw(units, inputs),
+        draw(units),
+        draw(inputs, units),
+        draw(inputs),
+    )
     w = MlpWeights.pack(*parts, activation="relu")
     gate = GateWeights.pack(torch.randn(inputs, RANK) / inputs**0.5, torch.randn(units, RANK))
     for count in rows:
         x = torch.randn(1, count, inputs)
         scores = reference.lowrank_scores(x.mean(1), gate)
         for density in densities:
-            thresholds = _thresholds(scores, density)
+            thresholds = thresholds_for(scores, density)
             mask = scores > thresholds[:, None]
 
             def ours(x: Tensor = x, thresholds: Tensor = thresholds) -> str:
@@ -153,8 +163,12 @@ def conv_cases(quick: bool, densities: tuple[float, ...]) -> Iterator[Case]:
     a channel. Kept counts are what the density asks for: our kernel needs no rounding to oneDNN's blocks."""
     torch.manual_seed(0)
     for channels, size in QUICK_CONVS if quick else CONVS:
-        parts = (_random(channels, channels, 3, 3), _random(channels), _random(channels, channels, 3, 3))
-        inputs = (torch.randn(1, channels, size, size), *parts, _random(channels))
+        parts = (
+            draw(channels, channels, 3, 3),
+            draw(channels),
+            draw(channels, channels, 3, 3),
+        )
+        inputs = (torch.randn(1, channels, size, size), *parts, draw(channels))
         w = ConvWeights.pack((parts[0], parts[1]), (parts[2], inputs[-1]), activation="relu")
         first, second = torch.randn(channels, RANK), torch.randn(RANK, channels)
         x = inputs[0]
@@ -165,7 +179,7 @@ def conv_cases(quick: bool, densities: tuple[float, ...]) -> Iterator[Case]:
         for density in densities:
             if round(density * channels) == 0:
                 continue
-            thresholds = _thresholds(scores(), density)
+            thresholds = thresholds_for(scores(), density)
             mask = scores() > thresholds[:, None]
 
             def ours(

@@ -6,6 +6,15 @@ from pathlib import Path
 
 from benchmarks.kernel_timing import Record
 
+TITLES = {
+    "own": "own masks",
+    "shared": "one shared mask",
+    "half": "own masks, bfloat16 weights",
+    "cats": "GLU, CATS",
+    "inputs": "input magnitudes",
+    "conv": "3x3 convolution",
+}
+
 
 def plot(records: list[Record], directory: Path) -> Path:
     """Write kernels.png and return its path."""
@@ -13,9 +22,7 @@ def plot(records: list[Record], directory: Path) -> Path:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    regimes = sorted(
-        {(r.mask, r.rows) for r in records}, key=lambda key: (("own", "shared", "conv").index(key[0]), key[1])
-    )
+    regimes = sorted({(r.mask, r.rows) for r in records}, key=lambda key: (tuple(TITLES).index(key[0]), key[1]))
     columns = min(4, len(regimes))
     lines = -(-len(regimes) // columns)
     figure = Figure(figsize=(4.2 * columns, 3.6 * lines), layout="constrained")
@@ -34,7 +41,7 @@ def plot(records: list[Record], directory: Path) -> Path:
 def _title(mask: str, rows: int) -> str:
     if mask == "conv":
         return "3x3 convolution, 1 sample"
-    return f"{rows} row{'s' if rows > 1 else ''}, " + ("own masks" if mask == "own" else "one shared mask")
+    return f"{rows} row{'s' if rows > 1 else ''}, {TITLES[mask]}"
 
 
 def _panel(axes: object, records: list[Record], title: str) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 # A kernel that skips must promise this much before it replaces dense: the model is a measurement, not the truth.
-MARGIN = 0.97
+MARGIN = 0.95
 
 
 @dataclass(frozen=True)

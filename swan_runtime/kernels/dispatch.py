@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import os
 import platform
 import tempfile
@@ -27,6 +28,7 @@ from swan_runtime.kernels.weights import ConvWeights, GluWeights, MlpWeights
 
 log = logging.getLogger(__name__)
 
+_STEPS = 64
 _REPEATS = 5
 _SECONDS_PER_POINT = 0.02
 _lock = threading.Lock()
@@ -97,6 +99,16 @@ def table(w: Packed, kind: Kind, threads: int = 1, size: tuple[int, int] = (0, 0
                 w.cache[key] = _shape_table(w, kind, threads, size)
     result: CostTable = w.cache[key]
     return result
+
+
+def choose(w: Packed, kind: Kind, rows: int, share: float, threads: int = 1) -> str:
+    """The kernel for that call; share: the density, remembered in steps of 1/64 (interpolating takes 30 us)."""
+    step = math.ceil(share * _STEPS)
+    key = ("choice", kind.name, rows, step, threads)
+    if key not in w.cache:
+        w.cache[key] = table(w, kind, threads).choose(rows, step / _STEPS)
+    chosen: str = w.cache[key]
+    return chosen
 
 
 def most_active(w: MlpWeights | GluWeights, rows: int, threads: int = 1) -> int:

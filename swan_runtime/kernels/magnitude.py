@@ -51,7 +51,7 @@ def cats(
     mask = check_tensor(mask, "mask", torch.bool, (x.shape[0], w.block.units))
     check_threads(threads)
     if kernel is None:
-        kernel = dispatch.table(w.block, dispatch.OWN, threads).choose(x.shape[0], density(mask))
+        kernel = dispatch.choose(w.block, dispatch.OWN, x.shape[0], density(mask), threads)
     check_kernel(kernel, rows.ROW_KERNELS)
     return rows.run(kernel, w.block, x, mask, threads, branch), kernel
 
@@ -64,6 +64,6 @@ def sparse_inputs(
     mask = check_tensor(mask, "mask", torch.bool, (x.shape[0], w.units))
     check_threads(threads)
     if kernel is None:
-        kernel = dispatch.table(w, dispatch.INPUTS, threads).choose(x.shape[0], density(mask))
+        kernel = dispatch.choose(w, dispatch.INPUTS, x.shape[0], density(mask), threads)
     check_kernel(kernel, inputs.INPUT_KERNELS)
     return inputs.run(kernel, w, x, mask, threads), kernel

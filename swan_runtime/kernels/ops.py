@@ -48,7 +48,7 @@ def _rows(x: Tensor, mask: Tensor, w: MlpWeights | GluWeights, kernel: str | Non
     mask = check_tensor(mask, "mask", torch.bool, (x.shape[0], w.units))
     check_threads(threads)
     if kernel is None:
-        kernel = dispatch.table(w, dispatch.OWN, threads).choose(x.shape[0], density(mask))
+        kernel = dispatch.choose(w, dispatch.OWN, x.shape[0], density(mask), threads)
     check_kernel(kernel, rows.ROW_KERNELS)
     return KernelResult(rows.run(kernel, w, x, mask, threads), kernel)
 
@@ -107,8 +107,7 @@ def mlp_shared(
         offsets = _check_offsets(offsets, requests, x.shape[0])
     flat = x.view(-1, w.inputs)
     if kernel is None:
-        costs = dispatch.table(w, dispatch.SHARED, threads)
-        kernel = costs.choose(flat.shape[0] // max(requests, 1), density(mask))
+        kernel = dispatch.choose(w, dispatch.SHARED, flat.shape[0] // max(requests, 1), density(mask), threads)
     check_kernel(kernel, shared.SHARED_KERNELS)
     y = shared.run(kernel, w, flat, offsets, mask, threads)
     return KernelResult(y.view(*x.shape[:-1], w.outputs), kernel)

@@ -31,8 +31,11 @@ def numba(w: Weights, x: Tensor, mask: Tensor, y: Tensor, scale: Tensor | None =
     numba_rows.rows(w, x, mask, y, scale)
 
 
-def dense(w: Weights, x: Tensor, mask: Tensor, y: Tensor, scale: Tensor | None = None) -> None:
-    """Every unit by MKL, then one fused pass for activation, mean and mask: for when little can be skipped."""
+def dense(w: Weights, x: Tensor, mask: Tensor | None, y: Tensor, scale: Tensor | None = None) -> None:
+    """Every unit by MKL, then one fused pass for activation, mean and mask: for when little can be skipped.
+
+    mask None: every unit of every row is active.
+    """
     glu = isinstance(w, GluWeights)
     h = torch.addmm(w.gate_bias, x, w.gate.t()) if isinstance(w, GluWeights) else torch.addmm(w.up_bias, x, w.up.t())
     factor = torch.addmm(w.up_bias, x, w.up.t()) if glu else scale
@@ -41,7 +44,8 @@ def dense(w: Weights, x: Tensor, mask: Tensor, y: Tensor, scale: Tensor | None =
         loaded.finish(w, mask, factor, h)
     else:
         h = activate(h, w.activation)
-        h = (h if factor is None else h.mul_(factor)).sub_(w.mean).mul_(mask)
+        h = (h if factor is None else h.mul_(factor)).sub_(w.mean)
+        h = h if mask is None else h.mul_(mask)
     torch.addmm(w.down_bias, h, w.down_t, out=y)
 
 

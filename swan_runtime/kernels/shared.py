@@ -36,7 +36,7 @@ def gather(w: Weights, x: Tensor, offsets: Tensor, mask: Tensor, y: Tensor) -> N
 
 def dense(w: Weights, x: Tensor, offsets: Tensor, mask: Tensor, y: Tensor) -> None:
     """Every unit for all rows at once, each row with its request's mask."""
-    rows.dense(w, x, _per_row(mask, offsets), y)
+    rows.dense(w, x, None if bool(mask.all()) else _per_row(mask, offsets), y)
 
 
 def oracle(w: Weights, x: Tensor, offsets: Tensor, mask: Tensor, y: Tensor) -> None:

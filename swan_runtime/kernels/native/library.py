@@ -111,10 +111,9 @@ class Library:
         """scores [B, F] of x [B, D]."""
         _check(self._scores(_gate(gate), x.data_ptr(), x.shape[0], scores.data_ptr()))
 
-    def finish(self, w: MlpWeights | GluWeights, mask: Tensor, linear: Tensor | None, h: Tensor) -> None:
-        """In place on h [B, F]: (act(h) [* linear] - mean) * mask."""
-        other = None if linear is None else linear.data_ptr()
-        self._finish(_block(w), h.shape[0], mask.data_ptr(), other, h.data_ptr())
+    def finish(self, w: MlpWeights | GluWeights, mask: Tensor | None, linear: Tensor | None, h: Tensor) -> None:
+        """In place on h [B, F]: (act(h) [* linear] - mean) * mask; mask None: every unit is active."""
+        self._finish(_block(w), h.shape[0], _pointer(mask), _pointer(linear), h.data_ptr())
 
     def conv(self, w: ConvWeights, x: Tensor, mask: Tensor, beta: Tensor | None, y: Tensor) -> None:
         """y [B, O, H'', W''] of x [B, C, H, W] with mask bool [B, K]; beta [B, K] replaces ACON's own."""

@@ -43,7 +43,8 @@ API int swan_inputs(const struct block *b, const float *x, int64_t rows, const u
     return 0;
 }
 
-/* In place, for the dense path: h [rows, F] -> (act(h) [* linear] - mean) * mask. linear [rows, F] or NULL. */
+/* In place, for the dense path: h [rows, F] -> (act(h) [* linear] - mean) * mask. linear [rows, F] or NULL; mask NULL: all
+   units of all rows are active. */
 API int swan_finish(const struct block *b, int64_t rows, const uint8_t *mask, const float *linear, float *h) {
     for (int64_t r = 0; r < rows; r++) {
         int64_t at = r * b->units, j = 0;
@@ -53,12 +54,11 @@ API int swan_finish(const struct block *b, int64_t rows, const uint8_t *mask, co
             vf v = activate(n == VL ? load(p) : load_part(p, n), (int)b->activation);
             if (linear) v *= n == VL ? load(linear + at + j) : load_part(linear + at + j, n);
             v -= n == VL ? load(b->mean + j) : load_part(b->mean + j, n);
-            vf keep = {0};
-            for (int i = 0; i < n; i++) keep[i] = mask[at + j + i];
-            v *= keep;
-            if (n == VL) store(p, v);
-            else
-                for (int i = 0; i < n; i++) p[i] = v[i];
+            if (n == VL) {
+                if (mask) v = pick(__builtin_convertvector(*(const vb_any *)(mask + at + j), vi) != 0, v, all(0.0f));
+                store(p, v);
+            } else
+                for (int i = 0; i < n; i++) p[i] = !mask || mask[at + j + i] ? v[i] : 0.0f;
         }
     }
     return 0;

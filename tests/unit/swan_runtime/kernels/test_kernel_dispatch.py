@@ -96,3 +96,12 @@ def test_conv_costs_depend_on_the_map_size() -> None:
     w = ConvWeights.pack((torch.randn(4, 2, 3, 3), None), (torch.randn(2, 4, 3, 3), None), activation="relu")
     small, large = (dispatch.table(w, dispatch.CONV, size=(side, side)) for side in (4, 40))
     assert small.predict("dense", 16, 1.0) < large.predict("dense", 16, 1.0)
+
+
+@given(share=st.floats(0, 1), rows=st.sampled_from([1, 7, 64]))
+def test_a_remembered_choice_is_the_tables_choice_at_the_next_step_of_density(share: float, rows: int) -> None:
+    w = MlpWeights.pack(torch.zeros(12, 4), None, torch.zeros(3, 12), None, activation="relu")
+    w.cache[("costs", "own", 1, (0, 0))] = TABLE
+    expected = TABLE.choose(rows, -(-share * 64 // 1) / 64)
+    assert dispatch.choose(w, dispatch.OWN, rows, share) == expected
+    assert dispatch.choose(w, dispatch.OWN, rows, share) == expected
