@@ -10,8 +10,9 @@ from torch import nn
 
 from benchmarks.models_exam import Exam, Inputs, TextExam, padded
 from benchmarks.models_measure import Contender, gated, plain
-from models.calibration import compact_network, sample_inputs
+from models.calibration import batches_of
 from models.dense import without_gates
+from models.export import compact_network, sample_data
 from models.gated import GatedServable
 from models.recipes.packaging import read_rival
 from models.registry import find_packages, load_package
@@ -51,7 +52,7 @@ def contenders(entry: Entry, exam: Exam) -> Iterator[Contender]:
     yield from _static(entry)
     yield from _gated_rivals(entry, exam)
     for budget in _nearest(budgets, COMPACT_BUDGETS[:: 2 if entry.quick else 1]):
-        exported = compact_network(entry.model, budget, sample_inputs(entry.model))
+        exported = compact_network(entry.model, budget, batches_of(entry.model, sample_data(entry.model)[0]))
         yield plain(name, "compact", "compact", exported.module, budget)
 
 

@@ -18,6 +18,7 @@ from models.interface import ModelSpec, TensorSpec
 from swan_runtime.budget import CalibrationTable
 
 FORMAT_VERSION = 1
+IMPORTING = ("import", "gated_import")
 MANIFEST, WEIGHTS, CALIBRATION, CARD = "model.json", "weights.safetensors", "calibration.json", "README.md"
 
 
@@ -45,7 +46,7 @@ class BaseWeights:
 class Manifest:
     """model.json. family names the code that builds the model; `config` are that family's own settings.
 
-    import_path: "module:name" of a plain torch module or callable, for the family "import".
+    import_path: "module:name" of a torch module or callable, for the families that IMPORTING names.
     training: how the weights came about, for the model card: command, seed, machine, ...
     """
 
@@ -164,6 +165,6 @@ def _manifest(raw: dict[str, Any]) -> Manifest:
     built |= {key: FilePin(**raw[key]) for key in ("weights", "calibration") if key in raw}
     if "base_weights" in raw:
         built["base_weights"] = BaseWeights(**raw["base_weights"])
-    if (raw["family"] == "import") != ("import_path" in raw):
-        raise PackageError("import_path", "with the family 'import' and only there", repr(raw["family"]))
+    if (raw["family"] in IMPORTING) != ("import_path" in raw):
+        raise PackageError("import_path", f"with the families {IMPORTING} and only there", repr(raw["family"]))
     return Manifest(**{**raw, **built})

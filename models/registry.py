@@ -18,6 +18,7 @@ Loader = Callable[[Package], ServableModel]
 
 FAMILIES = {
     "import": "models.plain:load_plain",
+    "gated_import": "models.gating:load_gated_import",
     "swan_mlp": "models.images:load_mlp",
     "gated_resnet": "models.images:load_resnet",
     "gated_encoder": "models.text:load_encoder",

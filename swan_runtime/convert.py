@@ -33,12 +33,24 @@ def gate_(
     adapters: module type -> function that returns its gated replacement, for blocks that the search cannot see.
     Calibrate the result, then harden it. Raises InvalidInputError where no block is found.
     """
+    gated = gated_structure(model, rank, granularity, glu, adapters)
+    fit_gates_(gated, batches)
+    return gated
+
+
+def gated_structure(
+    model: nn.Module,
+    rank: int = 16,
+    granularity: str = "token",
+    glu: str = "lowrank",
+    adapters: Mapping[type[nn.Module], Adapter] | None = None,
+) -> GatedModel:
+    """What `gate_` makes of the model, with gates that nothing has set: for loading weights that were saved."""
     model.eval()
     gated = GatedModel(replace_blocks_(model, BlockConfig(rank, granularity, glu), adapters or {}))
     if not gated_layers(gated):
         expected = "a Linear-activation-Linear, GLU or conv-norm-activation-conv block, or an adapter for one"
         raise InvalidInputError("model", expected, type(model).__name__)
-    fit_gates_(gated, batches)
     return gated
 
 

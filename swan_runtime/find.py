@@ -9,7 +9,7 @@ import torch
 from torch import fx, nn
 from torch.nn import functional as F
 
-from swan_runtime.activations import AconA, AconB, AconC
+from swan_runtime.activations import AconA, AconB, AconC, MetaAcon
 from swan_runtime.conv import GatedConv
 from swan_runtime.gate import LowRankGate, MagnitudeGate, PooledChannelGate
 from swan_runtime.layers import GatedFFN, GatedGLU, GatedLayer, GatedMLP
@@ -18,7 +18,8 @@ Adapter = Callable[[nn.Module], nn.Module]
 """Explicit registration for a module whose block is spread over its children: returns the gated replacement."""
 
 _FUNCTIONS: Mapping[object, str] = {F.relu: "relu", torch.relu: "relu", F.gelu: "gelu", F.silu: "silu", "relu": "relu"}
-_MODULES = {nn.ReLU: "relu", nn.GELU: "gelu", nn.SiLU: "silu", AconA: "acon_a", AconB: "acon_b", AconC: "acon_c"}
+_ACONS = {AconA: "acon_a", AconB: "acon_b", AconC: "acon_c", MetaAcon: "meta_acon"}
+_MODULES: dict[type[nn.Module], str] = {nn.ReLU: "relu", nn.GELU: "gelu", nn.SiLU: "silu", **_ACONS}
 _TRANSPARENT = (nn.Dropout, nn.Dropout2d, nn.Identity)
 
 
@@ -100,9 +101,17 @@ def _rewrite(traced: fx.GraphModule, original: nn.Module, config: BlockConfig) -
         changed = True
     if not changed:
         return original
-    traced.delete_all_unused_submodules()
+    _delete_unused(traced)
     traced.recompile()
     return traced.train(original.training)
+
+
+def _delete_unused(traced: fx.GraphModule) -> None:
+    """fx's own clean-up looks at each module once, so it misses those that a gated layer holds under a second name."""
+    targets = [str(node.target) for node in traced.graph.nodes if node.op in ("call_module", "get_attr")]
+    for name in [name for name, _ in traced.named_modules(remove_duplicate=False)]:
+        if name and not any(f"{t}.".startswith(f"{name}.") or name.startswith(f"{t}.") for t in targets):
+            traced.delete_submodule(name)
 
 
 class _Matcher:
@@ -161,6 +170,8 @@ class _Matcher:
         conv1 = self._module(source)
         if not isinstance(conv1, nn.Conv2d) or len(source.users) != 1 or not (_plain(conv1) and _plain(conv2)):
             return None
+        if isinstance(act, MetaAcon) and before.args[1:] != (_input(source),):
+            return None  # its switch must read the block's input: the skipped channels are never computed
         if isinstance(act, nn.ReLU):
             act = name
         norm = norm if isinstance(norm, nn.BatchNorm2d) else nn.Identity()

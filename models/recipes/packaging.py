@@ -52,8 +52,8 @@ def write_rival(path: Path, network: nn.Module) -> None:
     save_file({name: value.detach().contiguous() for name, value in kept.items()}, path, header)
 
 
-def read_rival(path: Path) -> nn.Module:
-    """What `write_rival` wrote, in the form that torch runs fastest. Raises CheckpointError for any other file."""
+def read_network(path: Path) -> nn.Module:
+    """The network that `write_rival` wrote; random gates where its class has some. Raises CheckpointError."""
     if not path.is_file():
         raise CheckpointError(path.name, "a file", "none")
     with safe_open(path, framework="pt") as file:
@@ -68,7 +68,12 @@ def read_rival(path: Path) -> nn.Module:
     missing, unknown = network.load_state_dict(state, strict=False)
     if unknown or any(not GATE_TENSOR.search(name) for name in missing):
         raise CheckpointError(path.name, f"the tensors of {header['network']}", str([*missing, *unknown][:1]))
-    return without_gates(network.eval())
+    return network.eval()
+
+
+def read_rival(path: Path) -> nn.Module:
+    """What `write_rival` wrote, in the form that torch runs fastest. Raises CheckpointError for any other file."""
+    return without_gates(read_network(path))
 
 
 def _config_of(network: nn.Module) -> Any:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from models.registry import find_package, load_package, shipped_repository
+from models.registry import find_package, shipped_repository
 from service.commands.models import curve
 from swan_runtime.errors import FieldError
 
@@ -26,12 +26,13 @@ def calibrate(
     out: Annotated[Path | None, typer.Option(help="Repository for the renewed package; default: only show it.")] = None,
 ) -> None:
     """Thresholds, activity, MACs and quality of every budget, measured anew. Without labels: agreement with full."""
-    from models.calibration import read_data, recalibrate, with_table
+    from models.calibration import load_gated, recalibrate, with_table
+    from models.user_data import read_data
 
-    console = Console()
+    console = Console(soft_wrap=True)
     try:
         path = find_package(repository or shipped_repository(), name)
-        table = recalibrate(path, read_data(data, load_package(path).spec))
+        table = recalibrate(path, read_data(data, load_gated(path).spec))
     except FieldError as error:
         console.print(f"[red]{error}[/red]")
         raise typer.Exit(2) from None

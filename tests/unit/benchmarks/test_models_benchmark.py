@@ -42,6 +42,7 @@ def verdict(results: list[Result], words: str) -> float | None:
     return found[0].margin
 
 
+@pytest.mark.slow
 def test_the_command_writes_records_plots_and_says_what_is_missing(tmp_path: Path) -> None:
     out = tmp_path / "models.json"
     arguments = ["--quick", "--model", "fashion-mlp", "--json", str(out), "--plot", str(tmp_path)]

@@ -11,11 +11,12 @@ import torch
 from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
-from models.calibration import compact_package, read_data, recalibrate, with_table
+from models.calibration import load_gated, recalibrate, with_table
 from models.data import fashion
 from models.data.descriptions import SPLITS, sample_descriptions
 from models.errors import PackageError
 from models.registry import find_package, load_package, shipped_repository
+from models.user_data import read_data
 from service.cli import app
 from swan_runtime.errors import InvalidInputError
 
@@ -86,10 +87,10 @@ def test_compact_runs_on_torch_alone_and_agrees_with_full(npz: Path, tmp_path: P
     assert float((logits.argmax(1).numpy() == IMAGES.labels[:50]).mean()) > 0.8
 
 
-def test_only_gated_models_can_be_compacted(npz: Path) -> None:
+def test_only_gated_models_can_be_compacted() -> None:
     identity = Path(__file__).parents[3] / "benchmarks" / "packages" / "identity" / "1"
     with pytest.raises(PackageError, match="a gated model"):
-        compact_package(identity, 0.5, read_data(npz, load_package(MLP).spec))
+        load_gated(identity)
 
 
 def test_models_are_listed_with_their_curves(tmp_path: Path) -> None:

@@ -1,0 +1,209 @@
+"""What `swan bench models` compares with: small static networks, single-budget networks, gates without training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+from torch import nn
+
+from models.gated_resnet import GatedResNet, GatedResNetConfig, folded
+from models.gating import DenseSource, GateSettings, gate_package
+from models.recipes import fashion_mlp, fashion_resnet
+from models.recipes.fashion_data import Splits, calibration_table, manifest
+from models.recipes.fashion_training import GatedTraining, train_dense, train_gated
+from models.recipes.packaging import read_network, tensors_of, write_package, write_rival
+from models.recipes.static_encoder import DEFAULT_SIZES as UNITS
+from models.recipes.static_encoder import encoder_rivals
+from models.recipes.training import TrainConfig
+from models.swan_mlp import DenseMLP, SwanMLP, SwanMLPConfig, adopt_
+from swan_runtime.fit import fit_gates_
+
+MODELS = ("fashion-mlp", "fashion-resnet", "minilm-embedder")
+MLP_HIDDEN = (128, 192, 320)  # 6, 10 and 19 % of the dense network's MACs
+RESNET_SHARES = (20, 40, 60)  # per cent of the dense network's MACs: widths by the root of it
+SINGLE = {"fashion-mlp": (0.1, 0.2), "fashion-resnet": (0.2, 0.4)}
+GATED_RANK = {"fashion-mlp": 16, "fashion-resnet": 16}
+
+
+@dataclass(frozen=True)
+class Family:
+    """One Fashion-MNIST model: how its networks are made and trained. quick: few images, one epoch."""
+
+    name: str
+    builder: str
+    dense: TrainConfig
+    static: TrainConfig
+    stages: tuple[GatedTraining, ...]
+    new_dense: Callable[[], nn.Module]
+    new_static: Callable[[int], nn.Module]
+    new_gated: Callable[[nn.Module], nn.Module]
+    sizes: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Run:
+    """Where one command reads and writes."""
+
+    family: Family
+    splits: Splits
+    out: Path
+    work: Path
+    quick: bool
+    seed: int
+
+    def sized(self, config: TrainConfig) -> TrainConfig:
+        return replace(config, seed=self.seed, epochs=1 if self.quick else config.epochs)
+
+    def checkpoint(self, stage: str) -> Path | None:
+        return None if self.quick else self.work / "rivals" / self.family.name / f"{self.seed}-{stage}.safetensors"
+
+
+def main(
+    model: Annotated[str, typer.Argument(metavar="NAME", help=f"One of {', '.join(MODELS)}.")],
+    sizes: Annotated[
+        list[int] | None,
+        typer.Option(help="Static networks: hidden units (fashion-mlp), per cent of the MACs (fashion-resnet), "
+                     "units a layer (minilm-embedder)."),
+    ] = None,
+    single_budget: Annotated[list[float] | None, typer.Option(help="Budgets to train one network each for.")] = None,
+    quick: Annotated[bool, typer.Option(help="Few data, one epoch: under a minute, for tests.")] = False,
+    out: Annotated[Path, typer.Option(help="Folder that `swan bench models --rivals` reads.")] = Path("out/rivals"),
+    data: Annotated[Path | None, typer.Option(help="Folder with the training files, instead of apt.")] = None,
+    work: Annotated[Path, typer.Option(help="Checkpoints; a broken-off run goes on from here.")] = Path("out/recipes"),
+    seed: Annotated[int, typer.Option(help="Of initial weights, order and augmentation.")] = 0,
+) -> None:  # fmt: skip
+    """Train or compute the rivals of one model. A dense teacher that lies in OUT/NAME/ is used, else trained."""
+    console = Console()
+    if model not in MODELS:
+        raise typer.BadParameter(f"expected one of {', '.join(MODELS)}, got {model!r}")
+    if model == "minilm-embedder":
+        if single_budget:
+            raise typer.BadParameter("minilm-embedder has no training recipe for a single budget")
+        encoder_rivals(out / model, tuple(sizes or UNITS), quick, console)
+        return
+    splits = Splits.load(data, 256 if quick else None, console)
+    family = FAMILIES[model]()
+    run = Run(family, splits, out / model, work, quick, seed)
+    teacher = _teacher(run, console)
+    for size in sizes or family.sizes:
+        torch.manual_seed(seed)
+        network = family.new_static(size)
+        _train_dense(run, f"static-{size}", network, family.static, teacher)
+        write_rival(run.out / f"static-{size}.safetensors", _ready(network))
+    for budget in single_budget or SINGLE[model]:
+        console.print(f"wrote {_single_budget(run, teacher, budget)}")
+    console.print(f"wrote {_training_free(run)}")
+
+
+def _teacher(run: Run, console: Console) -> nn.Module:
+    path = run.out / "dense.safetensors"
+    if not path.exists():
+        torch.manual_seed(run.seed)
+        network = run.family.new_dense()
+        _train_dense(run, "teacher", network, run.family.dense, None)
+        write_rival(path, _ready(network))
+    console.print(f"teacher: {path}")
+    return read_network(path)
+
+
+def _train_dense(run: Run, stage: str, network: nn.Module, config: TrainConfig, teacher: nn.Module | None) -> None:
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(".gate." not in name)
+    shift = 2 if isinstance(network, GatedResNet) else 1
+    train_dense(stage, network, run.splits, run.sized(config), run.checkpoint(stage), shift, teacher)
+
+
+def _single_budget(run: Run, teacher: nn.Module, budget: float) -> Path:
+    """Trained like the package, with every smaller budget of its schedule replaced by this one."""
+    family = run.family
+    network = family.new_gated(teacher)
+    fit_gates_(network, [(run.splits.scaled(64 if run.quick else 1024),)])
+    for i, stage in enumerate(family.stages):
+        how = replace(stage, train=run.sized(stage.train), low=budget, high=budget, low_from=0.0, budgets_per_step=1)
+        name = f"single-budget-{budget:g}-{i + 1}"
+        train_gated(name, network, teacher, run.splits, how, run.checkpoint(name))
+    network = _ready(network)
+    held_out = run.splits.calibration.take(slice(0, 200 if run.quick else None))
+    label = f"single-budget-{budget:g}"
+    table = calibration_table(label, network, held_out, (budget,))
+    package = "swan_mlp" if isinstance(network, SwanMLP) else "gated_resnet"
+    config: Any = network.config
+    described = manifest(label, package, asdict(config), f"trained for budget {budget:g} only", deadline_s=0.1)
+    return write_package(run.out / "packages", "1", described, tensors_of(network), table)
+
+
+def _training_free(run: Run) -> Path:
+    """What `swan gate` makes of the dense teacher, from half of the held-out images."""
+    path = run.out / "dense.safetensors"
+    images = run.splits.calibration.take(slice(0, 128 if run.quick else None))
+    config: Any = read_network(path).config
+    source = DenseSource(f"models.dense:{run.family.builder}", path, asdict(config))
+    settings = GateSettings(GATED_RANK[run.family.name], budgets=(0.5,) if run.quick else GateSettings().budgets)
+    columns: dict[str, Any] = {"INPUT": images.scaled, "labels": images.labels}
+    return gate_package("training-free", source, columns, settings, run.out / "packages")[0]
+
+
+def _ready(network: nn.Module) -> nn.Module:
+    """As it is packaged: norms behind convolutions folded."""
+    return folded(network) if isinstance(network, GatedResNet) and not network.config.folded else network.eval()
+
+
+def _mlp() -> Family:
+    def gated(teacher: nn.Module) -> nn.Module:
+        assert isinstance(teacher, DenseMLP)
+        return adopt_(SwanMLP(teacher.config), teacher)
+
+    return Family(
+        name=fashion_mlp.NAME,
+        builder="dense_mlp",
+        dense=fashion_mlp.DENSE,
+        static=fashion_mlp.STATIC,
+        stages=tuple(fashion_mlp.STAGES),
+        new_dense=lambda: DenseMLP(SwanMLPConfig()),
+        new_static=lambda hidden: DenseMLP(SwanMLPConfig(hidden=hidden), dropout=0.0),
+        new_gated=gated,
+        sizes=MLP_HIDDEN,
+    )
+
+
+def _resnet() -> Family:
+    config = GatedResNetConfig()
+
+    def static(share: int) -> nn.Module:
+        widths = tuple(max(4, 4 * round(width * (share / 100) ** 0.5 / 4)) for width in config.widths)
+        return _channels_last(GatedResNet(replace(config, widths=widths)))
+
+    def gated(teacher: nn.Module) -> nn.Module:
+        assert isinstance(teacher, GatedResNet)
+        network = GatedResNet(teacher.config)
+        network.load_state_dict(teacher.state_dict())
+        return _channels_last(network)
+
+    return Family(
+        name=fashion_resnet.NAME,
+        builder="dense_resnet",
+        dense=fashion_resnet.DENSE,
+        static=fashion_resnet.DENSE,
+        stages=(fashion_resnet.GATED,),
+        new_dense=lambda: _channels_last(GatedResNet(config)),
+        new_static=static,
+        new_gated=gated,
+        sizes=RESNET_SHARES,
+    )
+
+
+def _channels_last(network: nn.Module) -> nn.Module:
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]  # torch's stub
+
+
+FAMILIES: dict[str, Callable[[], Family]] = {"fashion-mlp": _mlp, "fashion-resnet": _resnet}
+
+
+if __name__ == "__main__":
+    typer.run(main)
