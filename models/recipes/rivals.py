@@ -14,18 +14,21 @@ from torch import nn
 
 from models.gated_resnet import GatedResNet, GatedResNetConfig, folded
 from models.gating import DenseSource, GateSettings, gate_package
+from models.images import load_dense
+from models.package import read_package
 from models.recipes import fashion_mlp, fashion_resnet
 from models.recipes.fashion_data import Splits, calibration_table, manifest
 from models.recipes.fashion_training import GatedTraining, train_dense, train_gated
+from models.recipes.lessons import Lessons, banked_lessons, fresh_lessons
 from models.recipes.packaging import read_network, tensors_of, write_package, write_rival
 from models.recipes.static_encoder import DEFAULT_SIZES as UNITS
 from models.recipes.static_encoder import encoder_rivals
 from models.recipes.training import TrainConfig
+from models.registry import find_package, shipped_repository
 from models.swan_mlp import DenseMLP, SwanMLP, SwanMLPConfig, adopt_
 from swan_runtime.fit import fit_gates_
 
 MODELS = ("fashion-mlp", "fashion-resnet", "minilm-embedder")
-MLP_HIDDEN = (128, 192, 320)  # 6, 10 and 19 % of the dense network's MACs
 RESNET_SHARES = (20, 40, 60)  # per cent of the dense network's MACs: widths by the root of it
 SINGLE = {"fashion-mlp": (0.1, 0.2), "fashion-resnet": (0.2, 0.4)}
 GATED_RANK = {"fashion-mlp": 16, "fashion-resnet": 16}
@@ -39,7 +42,9 @@ class Family:
     builder: str
     dense: TrainConfig
     static: TrainConfig
-    stages: tuple[GatedTraining, ...]
+    gated: GatedTraining
+    professor: str  # a package that teaches, or none: the dense network does
+    max_shift: int
     new_dense: Callable[[], nn.Module]
     new_static: Callable[[int], nn.Module]
     new_gated: Callable[[nn.Module], nn.Module]
@@ -91,13 +96,14 @@ def main(
     family = FAMILIES[model]()
     run = Run(family, splits, out / model, work, quick, seed)
     teacher = _teacher(run, console)
+    lessons = _lessons(run, teacher)
     for size in sizes or family.sizes:
         torch.manual_seed(seed)
         network = family.new_static(size)
-        _train_dense(run, f"static-{size}", network, family.static, teacher)
+        _train_dense(run, f"static-{size}", network, family.static, lessons)
         write_rival(run.out / f"static-{size}.safetensors", _ready(network))
     for budget in single_budget or SINGLE[model]:
-        console.print(f"wrote {_single_budget(run, teacher, budget)}")
+        console.print(f"wrote {_single_budget(run, teacher, lessons, budget)}")
     console.print(f"wrote {_training_free(run)}")
 
 
@@ -106,28 +112,36 @@ def _teacher(run: Run, console: Console) -> nn.Module:
     if not path.exists():
         torch.manual_seed(run.seed)
         network = run.family.new_dense()
-        _train_dense(run, "teacher", network, run.family.dense, None)
+        _train_dense(run, "teacher", network, run.family.dense, fresh_lessons(run.splits, run.family.max_shift))
         write_rival(path, _ready(network))
     console.print(f"teacher: {path}")
     return read_network(path)
 
 
-def _train_dense(run: Run, stage: str, network: nn.Module, config: TrainConfig, teacher: nn.Module | None) -> None:
+def _train_dense(run: Run, stage: str, network: nn.Module, config: TrainConfig, lessons: Lessons) -> None:
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(".gate." not in name)
-    shift = 2 if isinstance(network, GatedResNet) else 1
-    train_dense(stage, network, run.splits, run.sized(config), run.checkpoint(stage), shift, teacher)
+    distil = run.family.gated.distil
+    train_dense(stage, network, run.splits, run.sized(config), run.checkpoint(stage), lessons, distil)
 
 
-def _single_budget(run: Run, teacher: nn.Module, budget: float) -> Path:
+def _lessons(run: Run, teacher: nn.Module) -> Lessons:
+    """What the package itself learned from."""
+    family = run.family
+    if not family.professor:
+        return fresh_lessons(run.splits, family.max_shift, teacher)
+    professor = load_dense(read_package(find_package(shipped_repository(), family.professor))).network
+    return banked_lessons(run.splits, family.max_shift, professor, 2 if run.quick else fashion_mlp.VARIANTS, run.seed)
+
+
+def _single_budget(run: Run, teacher: nn.Module, lessons: Lessons, budget: float) -> Path:
     """Trained like the package, with every smaller budget of its schedule replaced by this one."""
     family = run.family
     network = family.new_gated(teacher)
     fit_gates_(network, [(run.splits.scaled(64 if run.quick else 1024),)])
-    for i, stage in enumerate(family.stages):
-        how = replace(stage, train=run.sized(stage.train), low=budget, high=budget, low_from=0.0, budgets_per_step=1)
-        name = f"single-budget-{budget:g}-{i + 1}"
-        train_gated(name, network, teacher, run.splits, how, run.checkpoint(name))
+    how = replace(family.gated, train=run.sized(family.gated.train), low=budget, high=budget, low_from=0.0)
+    name = f"single-budget-{budget:g}"
+    train_gated(name, network, run.splits, how, run.checkpoint(name), lessons)
     network = _ready(network)
     held_out = run.splits.calibration.take(slice(0, 200 if run.quick else None))
     label = f"single-budget-{budget:g}"
@@ -164,11 +178,13 @@ def _mlp() -> Family:
         builder="dense_mlp",
         dense=fashion_mlp.DENSE,
         static=fashion_mlp.STATIC,
-        stages=tuple(fashion_mlp.STAGES),
+        gated=fashion_mlp.GATED,
+        professor=fashion_mlp.TEACHER,
+        max_shift=fashion_mlp.MAX_SHIFT,
         new_dense=lambda: DenseMLP(SwanMLPConfig()),
         new_static=lambda hidden: DenseMLP(SwanMLPConfig(hidden=hidden), dropout=0.0),
         new_gated=gated,
-        sizes=MLP_HIDDEN,
+        sizes=fashion_mlp.STATIC_SIZES,
     )
 
 
@@ -190,7 +206,9 @@ def _resnet() -> Family:
         builder="dense_resnet",
         dense=fashion_resnet.DENSE,
         static=fashion_resnet.DENSE,
-        stages=(fashion_resnet.GATED,),
+        gated=fashion_resnet.GATED,
+        professor="",
+        max_shift=fashion_resnet.MAX_SHIFT,
         new_dense=lambda: _channels_last(GatedResNet(config)),
         new_static=static,
         new_gated=gated,

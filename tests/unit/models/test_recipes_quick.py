@@ -34,7 +34,6 @@ def invoke(command: object, *arguments: object) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad")  # the activity that a progress bar shows
 @pytest.mark.parametrize("recipe", [fashion_mlp, fashion_resnet], ids=["mlp", "resnet"])
 def test_a_recipe_writes_a_package_that_serves(recipe: object, tmp_path: Path) -> None:
     name = recipe.NAME  # type: ignore[attr-defined]
@@ -47,7 +46,6 @@ def test_a_recipe_writes_a_package_that_serves(recipe: object, tmp_path: Path) -
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad")
 @pytest.mark.parametrize(("name", "size"), [("fashion-mlp", 24), ("fashion-resnet", 10)])
 def test_rivals_are_written_where_the_benchmark_looks(name: str, size: int, tmp_path: Path) -> None:
     options = [name, "--quick", "--out", tmp_path, "--work", tmp_path / "work", "--sizes", size]
