@@ -20,7 +20,7 @@ def samples_for(spec: InputSpec, count: int, seed: int = 0) -> list[Sample]:
 
         texts = sample_descriptions()
         picks = rng.permutation(len(texts))[:count]
-        return [Sample(np.array(texts[i].long.encode(), dtype=object), None) for i in picks]
+        return [Sample(np.array(texts[i].long.encode(), dtype=object).reshape(spec.shape), None) for i in picks]
     from models.data.fashion import test_images
 
     images = test_images()
