@@ -23,7 +23,7 @@ NAME = "fashion-resnet"
 DESCRIPTION = "Classifies 28x28 pictures of clothes; a residual network whose channels are gated per picture"
 DENSE = TrainConfig(epochs=16, batch_rows=128, max_lr=3e-3, weight_decay=0.05)
 GATED = GatedTraining(
-    TrainConfig(epochs=6, batch_rows=128, max_lr=1e-3, weight_decay=0.05, warm_up=0.1, gate_lr=3.0), low=0.12
+    TrainConfig(epochs=5, batch_rows=128, max_lr=1e-3, weight_decay=0.05, warm_up=0.1, gate_lr=3.0), low=0.12
 )
 MAX_SHIFT = 2
 
@@ -39,7 +39,7 @@ def main(
     expansion: Annotated[int, typer.Option(help="Gated channels as a multiple of a block's width.")] = 3,
     seed: Annotated[int, typer.Option(help="Of initial weights, order and augmentation.")] = 0,
 ) -> None:
-    """Train, calibrate and package. About 40 minutes on two quiet cores."""
+    """Train, calibrate and package. About 40 minutes on one quiet core."""
     console = Console()
     splits = Splits.load(data, 256 if quick else None, console)
     config = GatedResNetConfig(expansion=expansion, activation=activation)
