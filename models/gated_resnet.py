@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from swan_runtime.conv import GatedConv
+from swan_runtime.conv import GatedConv, GatedResidual
 from swan_runtime.gate import PooledChannelGate
 from swan_runtime.layers import name_layers_
 from swan_runtime.pack import fold_norm
@@ -35,7 +35,7 @@ class GatedResNetConfig:
     folded: bool = False
 
 
-class ResidualBlock(nn.Module):
+class ResidualBlock(GatedResidual):
     """relu(norm(core(x)) + shortcut(x)): the core's middle channels are the units; the residual stream is untouched."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, config: GatedResNetConfig) -> None:
@@ -46,13 +46,14 @@ class ResidualBlock(nn.Module):
         conv2 = nn.Conv2d(middle, out_channels, 3, 1, 1, bias=config.folded)
         self.core = GatedConv(conv1, conv2, config.activation, gate)
         self.norm = _norm(out_channels, config)
-        self.shortcut: nn.Module = nn.Identity()
+        self.shortcut = nn.Identity()
         if stride != 1 or in_channels != out_channels:
             projection = nn.Conv2d(in_channels, out_channels, 1, stride, bias=config.folded)
             self.shortcut = nn.Sequential(projection, _norm(out_channels, config))
 
-    def forward(self, x: Tensor, plan: Plan | None = None) -> Tensor:
-        return F.relu(self.norm(self.core(x, plan)) + self.shortcut(x))
+    @property
+    def norm_after(self) -> nn.Module:
+        return self.norm
 
 
 class GatedResNet(nn.Module):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from swan_runtime.activations import MetaAcon, conv_activation
 from swan_runtime.gate import Gate, PooledChannelGate
+from swan_runtime.kernels.conv_weights import Tail
 from swan_runtime.layers import GatedLayer, Spend
 from swan_runtime.layout import Layout
 from swan_runtime.plan import HardPlan, Plan
@@ -28,6 +31,7 @@ class GatedConv(GatedLayer):
         self.norm: nn.Module = nn.BatchNorm2d(channels)
         self.act = conv_activation(activation, channels, conv1.in_channels)
         self.conv2 = conv2
+        self.tail: Tail | None = None  # what the packed copy does behind conv2; set with it
 
     @property
     def unit_macs(self) -> int:
@@ -75,8 +79,41 @@ class GatedConv(GatedLayer):
         return gated
 
 
-class GatedConvBlock(nn.Module):
-    """Basic residual block: act(norm2(core(x)) + shortcut(x)), with the core's middle channels gated.
+class GatedResidual(nn.Module, ABC):
+    """act(norm(core(x)) + shortcut(x)) around a GatedConv: the middle channels are gated, the residual stream is not.
+
+    harden_ packs norm, shortcut and ReLU with the core where the kernels serve them.
+    """
+
+    core: GatedConv
+    shortcut: nn.Module
+
+    @property
+    @abstractmethod
+    def norm_after(self) -> nn.Module:
+        """The norm behind the core."""
+
+    @property
+    def act_after(self) -> nn.Module | None:
+        """The block's last activation; None = ReLU."""
+        return None
+
+    def forward(self, x: Tensor, plan: Plan | None = None) -> Tensor:
+        """[B, C, H, W] -> [B, O, H2, W2]."""
+        y = self.core(x, plan)
+        packed = self.core.packed_for(plan) is not None
+        tail = self.core.tail if packed else None
+        if not packed:
+            y = self.norm_after(y)
+        if tail is None:
+            y = y + self.shortcut(x)
+        if self.act_after is not None:
+            return self.act_after(y)  # type: ignore[no-any-return]  # a Module's call is untyped
+        return y if tail is not None and tail.relu else F.relu(y)
+
+
+class GatedConvBlock(GatedResidual):
+    """Basic residual block: two 3x3 convolutions; the last activation is the core's kind.
 
     The shortcut is the identity, or a strided 1x1 convolution with BatchNorm where the shape changes.
     """
@@ -89,19 +126,20 @@ class GatedConvBlock(nn.Module):
         conv2 = nn.Conv2d(out_channels, out_channels, 3, 1, 1, bias=False)
         self.core = GatedConv(conv1, conv2, activation, gate)
         self.norm2 = nn.BatchNorm2d(out_channels)
-        self.shortcut: nn.Module = nn.Identity()
+        self.shortcut = nn.Identity()
         if stride != 1 or in_channels != out_channels:
             self.shortcut = nn.Sequential(
                 nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels)
             )
         self.act = conv_activation(activation, out_channels) if activation != "relu" else None
 
-    def forward(self, x: Tensor, plan: Plan | None = None) -> Tensor:
-        y = self.core(x, plan)
-        if self.core.packed_for(plan) is None:
-            y = self.norm2(y)  # the packed core has it folded in
-        y = y + self.shortcut(x)
-        return F.relu(y) if self.act is None else self.act(y)
+    @property
+    def norm_after(self) -> nn.Module:
+        return self.norm2
+
+    @property
+    def act_after(self) -> nn.Module | None:
+        return self.act
 
 
 def conv_size(conv: nn.Conv2d, height: int, width: int) -> tuple[int, int]:

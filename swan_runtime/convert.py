@@ -8,13 +8,14 @@ from torch import nn
 
 from swan_runtime.bind import GatedModel
 from swan_runtime.calibrate import Inputs
-from swan_runtime.conv import GatedConv, GatedConvBlock
+from swan_runtime.conv import GatedConv, GatedResidual
 from swan_runtime.errors import InvalidInputError
 from swan_runtime.find import Adapter, BlockConfig, replace_blocks_
 from swan_runtime.fit import fit_gates_
 from swan_runtime.input_gate import GatedInputLinear
 from swan_runtime.layers import GatedGLU, GatedMLP, gated_layers, name_layers_
-from swan_runtime.pack import PackedConv, PackedMLP
+from swan_runtime.pack import PackedMLP
+from swan_runtime.pack_conv import PackedConv
 from swan_runtime.pack_magnitude import PackedCats, PackedInputs
 
 
@@ -67,11 +68,11 @@ def harden_(model: nn.Module, weights: str = "float32") -> nn.Module:
     half = weights == "bfloat16"
     model.eval()
     name_layers_(model)
-    blocks = {id(block.core): block for block in model.modules() if isinstance(block, GatedConvBlock)}
+    blocks = {id(block.core): block for block in model.modules() if isinstance(block, GatedResidual)}
     for layer in gated_layers(model).values():
         if isinstance(layer, GatedConv):
-            block = blocks.get(id(layer))
-            layer.packed = PackedConv.pack(layer, block.norm2 if block else None)
+            packed = PackedConv.pack(layer, blocks.get(id(layer)))
+            layer.packed, layer.tail = packed, None if packed is None else packed.weights.tail
         elif isinstance(layer, GatedInputLinear):
             layer.packed = PackedInputs.pack(layer, half)
         elif isinstance(layer, GatedGLU) and layer.branch_is_dense:

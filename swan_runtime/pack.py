@@ -8,13 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from swan_runtime.activations import AconA, AconB, AconC, MetaAcon
-from swan_runtime.conv import GatedConv
 from swan_runtime.errors import InvalidInputError
-from swan_runtime.gate import LowRankGate, PooledChannelGate
+from swan_runtime.gate import LowRankGate
 from swan_runtime.kernels import ops
 from swan_runtime.kernels.lowrank import lowrank_scores
-from swan_runtime.kernels.weights import Acon, ConvWeights, Deviation, GateWeights, GluWeights, MlpWeights
+from swan_runtime.kernels.weights import Deviation, GateWeights, GluWeights, MlpWeights
 from swan_runtime.layers import GatedFFN, GatedGLU, GatedLayer, GatedMLP, Spend
 from swan_runtime.layout import Layout
 from swan_runtime.plan import HardPlan, all_finite, apply_caps, row_sums
@@ -32,11 +30,11 @@ class PackedMLP:
         """None where the kernels do not serve the layer's gate: the reference path then runs it. half: bfloat16."""
         if not isinstance(layer.gate, LowRankGate):
             return None
-        down = (layer.down.weight.detach(), _detached(layer.down.bias))
-        up = (layer.up.weight.detach(), _detached(layer.up.bias))
+        down = (layer.down.weight.detach(), detached(layer.down.bias))
+        up = (layer.up.weight.detach(), detached(layer.up.bias))
         weights: MlpWeights | GluWeights
         if isinstance(layer, GatedGLU):
-            branch = (layer.branch.weight.detach(), _detached(layer.branch.bias))
+            branch = (layer.branch.weight.detach(), detached(layer.branch.bias))
             weights = GluWeights.pack(branch, up, down, layer.mean, activation=layer.activation, half=half)
         else:
             weights = MlpWeights.pack(*up, *down, layer.mean, activation=layer.activation, half=half)
@@ -65,7 +63,7 @@ class PackedMLP:
 
     def _run_capped(self, layer: GatedMLP, x: Tensor, plan: HardPlan, spend: Spend) -> Tensor:
         """The rare way: scores first, so that it is known which row hit its cap."""
-        mask = _mask(layer, lowrank_scores(x, self.gate), plan, spend)
+        mask = masked(layer, lowrank_scores(x, self.gate), plan, spend)
         op = ops.glu if isinstance(self.weights, GluWeights) else ops.mlp
         result = op(x, mask.bits, self.weights, threads=plan.threads)  # type: ignore[arg-type]  # op fits the weights
         layer.record(plan, mask.active, mask.hits, spend, result.kernel)
@@ -76,7 +74,7 @@ class PackedMLP:
             scores = lowrank_scores(layout.mean(x), self.gate)
         else:
             scores = layer.pool_scores(lowrank_scores(x, self.gate), layout)
-        mask = _mask(layer, scores, plan, spend)
+        mask = masked(layer, scores, plan, spend)
         offsets = torch.zeros(len(layout.lengths) + 1, dtype=torch.int64)
         offsets[1:] = torch.tensor(layout.lengths).cumsum(0)
         result = ops.mlp_shared(x, mask.bits, self.weights, offsets=offsets, threads=plan.threads)
@@ -84,69 +82,14 @@ class PackedMLP:
         return result.y
 
 
-@dataclass(frozen=True)
-class PackedConv:
-    """GatedConv with a pooled gate; every BatchNorm folded in.
-
-    reduce, expand: the gate's two products as (weight transposed, bias); switch: meta-ACON's two, likewise.
-    """
-
-    reduce: tuple[Tensor, Tensor]
-    expand: tuple[Tensor, Tensor]
-    switch: tuple[Tensor, Tensor, Tensor, Tensor] | None
-    weights: ConvWeights
-
-    @staticmethod
-    def pack(layer: GatedConv, norm_after: nn.Module | None = None) -> PackedConv | None:
-        """norm_after: an eval-mode BatchNorm2d behind the second convolution, folded in. None: see PackedMLP.pack."""
-        if not isinstance(layer.gate, PooledChannelGate) or not _supported(layer):
-            return None
-        conv1, conv2, act = layer.conv1, layer.conv2, layer.act
-        up = fold_norm(conv1.weight, conv1.bias, layer.norm)
-        down = fold_norm(conv2.weight, conv2.bias, norm_after or nn.Identity())
-        switch = None
-        if isinstance(act, MetaAcon):
-            first = fold_norm(act.fc1.weight, act.fc1.bias, act.bn1)
-            second = fold_norm(act.fc2.weight, act.fc2.bias, act.bn2)
-            switch = (first[0].t().contiguous(), first[1], second[0].t().contiguous(), second[1])
-        reduce = fold_norm(layer.gate.reduce.weight, layer.gate.reduce.bias, layer.gate.norm)
-        acon = _acon(act, layer.num_units)
-        weights = ConvWeights.pack(
-            up,
-            down,
-            layer.mean,
-            activation="relu" if acon is None else "acon",
-            stride=int(conv1.stride[0]),
-            padding=(int(conv1.padding[0]), int(conv2.padding[0])),
-            acon=acon,
-        )
-        expand = layer.gate.expand.weight.detach().t().contiguous(), layer.gate.expand.bias.detach().clone()
-        return PackedConv((reduce[0].t().contiguous(), reduce[1]), expand, switch, weights)
-
-    def run(self, layer: GatedLayer, x: Tensor, plan: HardPlan, layout: Layout) -> Tensor:
-        """x [B, C, H, W] -> [B, O, H2, W2]."""
-        assert isinstance(layer, GatedConv)
-        spend = layer.spend(x)
-        pooled = x.mean((2, 3))
-        hidden = torch.addmm(self.reduce[1], pooled, self.reduce[0]).relu_()
-        mask = _mask(layer, torch.addmm(self.expand[1], hidden, self.expand[0]), plan, spend)
-        beta = None
-        if self.switch is not None:
-            first, first_bias, second, second_bias = self.switch
-            beta = torch.addmm(second_bias, torch.addmm(first_bias, pooled, first), second).sigmoid_()
-        result = ops.conv(x, mask.bits, self.weights, beta=beta, threads=plan.threads)
-        layer.record(plan, mask.active, mask.hits, spend, result.kernel)
-        return result.y
-
-
 @dataclass(frozen=True, slots=True)
-class _Mask:
+class Mask:
     bits: Tensor
     active: list[int]
     hits: list[int]
 
 
-def _mask(layer: GatedLayer, scores: Tensor, plan: HardPlan, spend: Spend) -> _Mask:
+def masked(layer: GatedLayer, scores: Tensor, plan: HardPlan, spend: Spend) -> Mask:
     """scores [masks, units] -> the mask with its caps applied and counted per row. Refuses non-finite scores."""
     if not all_finite(scores):
         raise InvalidInputError(f"{layer.name}.scores", "finite values", "NaN or infinity")
@@ -161,7 +104,7 @@ def _mask(layer: GatedLayer, scores: Tensor, plan: HardPlan, spend: Spend) -> _M
         limits = torch.tensor(caps, dtype=torch.int64)
         bits, over = apply_caps(scores, bits, limits if spend.rows is None else limits[spend.rows])
         counts, hits = bits.sum(1), row_sums(over, spend.rows, num_rows)
-    return _Mask(bits, row_sums(counts, spend.rows, num_rows), hits)
+    return Mask(bits, row_sums(counts, spend.rows, num_rows), hits)
 
 
 def _exceeds(counts: Tensor, caps: Sequence[int], rows: Tensor | None) -> bool:
@@ -189,25 +132,5 @@ def fold_norm(weight: Tensor, bias: Tensor | None, norm: nn.Module) -> tuple[Ten
     return weight * gain.reshape(-1, *([1] * (weight.dim() - 1))), (start - norm.running_mean) * gain + shift
 
 
-def _detached(bias: Tensor | None) -> Tensor | None:
+def detached(bias: Tensor | None) -> Tensor | None:
     return None if bias is None else bias.detach()
-
-
-def _supported(layer: GatedConv) -> bool:
-    """The kernels serve square strides and paddings, no groups or dilation, a second stride of 1."""
-    one, two = layer.conv1, layer.conv2
-    square = all(len(set(value)) == 1 for value in (one.stride, one.padding, two.padding))
-    plain = all(conv.groups == 1 and set(conv.dilation) == {1} for conv in (one, two))
-    return square and plain and set(two.stride) == {1} and not isinstance(one.padding, str)
-
-
-def _acon(act: nn.Module, channels: int) -> Acon | None:
-    """Any ACON as the kernels' p1, p2, beta; None for ReLU. Meta-ACON's beta is replaced at each call."""
-    ones, zeros = torch.ones(channels), torch.zeros(channels)
-    if isinstance(act, MetaAcon):
-        return Acon(act.p1.detach(), act.p2.detach(), ones)
-    if isinstance(act, AconC):
-        return Acon(act.p1.detach(), act.p2.detach(), act.beta.detach())
-    if isinstance(act, AconB):
-        return Acon(ones, act.p.detach(), act.beta.detach())
-    return Acon(ones, zeros, act.beta.detach()) if isinstance(act, AconA) else None

@@ -8,11 +8,12 @@ lowrank.py    the low-rank gate: scores, and scores -> mask with per-row thresho
 dispatch.py   which kernel serves (rows, density, shape), and why
 """
 
+from swan_runtime.kernels.conv_weights import ConvWeights
 from swan_runtime.kernels.lowrank import GateMask, lowrank_mask, lowrank_scores, threshold_mask
 from swan_runtime.kernels.magnitude import cats, cats_branch, magnitude_mask, sparse_inputs
 from swan_runtime.kernels.magnitude_weights import CatsWeights, InputWeights
 from swan_runtime.kernels.ops import GatedResult, KernelResult, conv, gated, glu, mlp, mlp_shared
-from swan_runtime.kernels.weights import ConvWeights, Deviation, GateWeights, GluWeights, MlpWeights
+from swan_runtime.kernels.weights import Deviation, GateWeights, GluWeights, MlpWeights
 
 __all__ = [
     "CatsWeights",

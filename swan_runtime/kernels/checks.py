@@ -29,6 +29,14 @@ def check_tensor(value: Tensor, field: str, dtype: torch.dtype, shape: tuple[int
     raise InvalidInputError(field, f"{str(dtype).removeprefix('torch.')} [{sizes}] on cpu", describe(value))
 
 
+def check_images(value: Tensor, field: str, channels: int) -> Tensor:
+    """A float32 CPU tensor [B, channels, H, W], contiguous in that order or with its channels last."""
+    last = isinstance(value, Tensor) and value.dim() == 4 and value.is_contiguous(memory_format=torch.channels_last)
+    if last and value.dtype is torch.float32 and value.shape[1] == channels and value.device.type == "cpu":
+        return value
+    return check_tensor(value, field, torch.float32, (None, channels, None, None))
+
+
 def check_finite(value: Tensor, field: str) -> None:
     """Raise InvalidInputError if any element is NaN or infinite."""
     if not bool(torch.isfinite(value).all()):

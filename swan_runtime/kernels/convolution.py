@@ -10,26 +10,29 @@ from torch import Tensor
 
 from swan_runtime.kernels import reference
 from swan_runtime.kernels.activations import acon, activate
+from swan_runtime.kernels.conv_weights import ConvWeights
 from swan_runtime.kernels.native import library
 from swan_runtime.kernels.parallel import share_out
-from swan_runtime.kernels.weights import ConvWeights
 
 # x [B, C, H, W], mask bool [B, K], weights, beta [B, K] or None -> y [B, O, H'', W'']
 ConvKernel = Callable[[Tensor, Tensor, ConvWeights, Tensor | None], Tensor]
 
 
 def native(x: Tensor, mask: Tensor, w: ConvWeights, beta: Tensor | None, threads: int = 1) -> Tensor:
-    """Direct convolution over the active channels, nothing copied; samples are shared out over the threads."""
+    """Direct convolution over the active channels, nothing copied; samples are shared out over the threads.
+
+    y has its channels last in memory, as x may.
+    """
     loaded = library()
     assert loaded is not None, "offered only where the library is loaded"
-    y = torch.empty(x.shape[0], *w.fold(*w.middle_size(x.shape[2], x.shape[3])).shape)
+    y = torch.empty(x.shape[0], *w.out_size(x.shape[2], x.shape[3]), w.outputs)
 
     def part_of(part: slice) -> None:
         loaded.conv(w, x[part], mask[part], None if beta is None else beta[part], y[part])
 
     if x.shape[0]:
         share_out(part_of, x.shape[0], threads)
-    return y
+    return y.permute(0, 3, 1, 2)
 
 
 def gather(x: Tensor, mask: Tensor, w: ConvWeights, beta: Tensor | None) -> Tensor:
@@ -44,13 +47,14 @@ def gather(x: Tensor, mask: Tensor, w: ConvWeights, beta: Tensor | None) -> Tens
         switch = None if beta is None else beta[i, index]
         value = _activate(value, w, index, switch).sub_(w.mean[index].view(1, -1, 1, 1))
         y[i] += F.conv2d(value, w.down_t[index].permute(3, 0, 1, 2), padding=w.down_padding)[0]
-    return y
+    return y if w.tail is None else w.tail.apply(y, x)
 
 
 def dense(x: Tensor, mask: Tensor, w: ConvWeights, beta: Tensor | None) -> Tensor:
     """All channels of all samples at once, then the mask: for batches whose masks keep nearly everything."""
     value = (reference.middle(x, w, beta) - w.mean.view(1, -1, 1, 1)) * mask[:, :, None, None]
-    return F.conv2d(value, w.down(), padding=w.down_padding).add_(w.fold(*w.middle_size(x.shape[2], x.shape[3])))
+    y = F.conv2d(value, w.down(), padding=w.down_padding).add_(w.fold(*w.middle_size(x.shape[2], x.shape[3])))
+    return y if w.tail is None else w.tail.apply(y, x)
 
 
 def _activate(value: Tensor, w: ConvWeights, index: Tensor, beta: Tensor | None) -> Tensor:

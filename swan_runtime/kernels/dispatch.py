@@ -21,10 +21,11 @@ from torch import Tensor
 from swan_runtime.errors import InvalidInputError
 from swan_runtime.kernels import convolution, inputs, shared
 from swan_runtime.kernels import rows as own
+from swan_runtime.kernels.conv_weights import ConvWeights
 from swan_runtime.kernels.costs import CostTable
 from swan_runtime.kernels.magnitude_weights import InputWeights
 from swan_runtime.kernels.native import build, library
-from swan_runtime.kernels.weights import ConvWeights, GluWeights, MlpWeights
+from swan_runtime.kernels.weights import GluWeights, MlpWeights
 
 log = logging.getLogger(__name__)
 
@@ -118,6 +119,16 @@ def most_active(w: MlpWeights | GluWeights, rows: int, threads: int = 1) -> int:
         w.cache[key] = int(table(w, OWN, threads).break_even(rows) * rows * w.units)
     value: int = w.cache[key]
     return value
+
+
+def choose_conv(w: ConvWeights, rows: int, active: int, size: tuple[int, int], threads: int = 1) -> str:
+    """The kernel for `rows` samples of that size with `active` channels, all samples together."""
+    key = ("most_active", rows, size, threads)
+    if key not in w.cache:
+        w.cache[key] = table(w, CONV, threads, size).break_even(rows) * rows * w.units
+    if library() is not None:
+        return "native" if active <= w.cache[key] else "dense"
+    return table(w, CONV, threads, size).choose(rows, active / max(rows * w.units, 1))
 
 
 def explain(

@@ -9,11 +9,12 @@ from torch import Tensor
 
 from swan_runtime.errors import InvalidInputError
 from swan_runtime.kernels import convolution, dispatch, rows, shared
-from swan_runtime.kernels.checks import check_tensor, check_threads, describe
+from swan_runtime.kernels.checks import check_images, check_tensor, check_threads, describe
+from swan_runtime.kernels.conv_weights import ConvWeights
 from swan_runtime.kernels.dispatch import check_kernel, density
 from swan_runtime.kernels.lowrank import check_gate, lowrank_mask, native_mask
 from swan_runtime.kernels.native import library
-from swan_runtime.kernels.weights import ConvWeights, GateWeights, GluWeights, MlpWeights
+from swan_runtime.kernels.weights import GateWeights, GluWeights, MlpWeights
 
 
 class KernelResult(NamedTuple):
@@ -123,7 +124,7 @@ def conv(
     threads: int = 1,
 ) -> KernelResult:
     """x float32 [B, C, H, W], mask bool [B, K] (own mask a sample) -> y [B, O, H'', W'']. beta [B, K]: meta-ACON."""
-    x = check_tensor(x, "x", torch.float32, (None, w.inputs, None, None))
+    x = check_images(x, "x", w.inputs)
     mask = check_tensor(mask, "mask", torch.bool, (x.shape[0], w.units))
     check_threads(threads)
     if beta is not None:

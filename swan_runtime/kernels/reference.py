@@ -7,8 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from swan_runtime.kernels.activations import acon, activate
+from swan_runtime.kernels.conv_weights import ConvWeights
 from swan_runtime.kernels.magnitude_weights import InputWeights
-from swan_runtime.kernels.weights import ConvWeights, GateWeights, GluWeights, MlpWeights
+from swan_runtime.kernels.weights import GateWeights, GluWeights, MlpWeights
 
 
 def hidden(x: Tensor, w: MlpWeights | GluWeights) -> Tensor:
@@ -42,7 +43,8 @@ def conv(x: Tensor, mask: Tensor, w: ConvWeights, beta: Tensor | None = None) ->
     """x [B, C, H, W], mask bool [B, K] -> y [B, O, H'', W'']: an off channel is its mean, then zero padding."""
     mean = w.mean.view(1, -1, 1, 1)
     value = torch.where(mask[:, :, None, None], middle(x, w, beta), mean)
-    return F.conv2d(value, w.down(), w.down_bias, padding=w.down_padding)
+    y = F.conv2d(value, w.down(), w.down_bias, padding=w.down_padding)
+    return y if w.tail is None else w.tail.apply(y, x)
 
 
 def lowrank_scores(x: Tensor, gate: GateWeights) -> Tensor:

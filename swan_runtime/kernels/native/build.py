@@ -11,8 +11,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-SOURCES = ("rows.c", "single.c", "gate.c", "magnitude.c", "conv.c", "shared.c")
-HEADERS = ("vec.h", "rows.h")
+SOURCES = ("rows.c", "single.c", "gate.c", "magnitude.c", "conv.c", "channels.c", "shared.c")
+HEADERS = ("vec.h", "rows.h", "conv.h")
 PACKAGED = Path(__file__).parent / "built"
 
 _COMMON = ("-O3", "-std=gnu11", "-fPIC", "-shared", "-fvisibility=hidden", "-fno-math-errno")

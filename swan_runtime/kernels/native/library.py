@@ -14,24 +14,24 @@ import torch
 from torch import Tensor
 
 from swan_runtime.kernels.activations import CODES
+from swan_runtime.kernels.channel_gate import ChannelGateWeights
+from swan_runtime.kernels.conv_weights import ConvWeights
 from swan_runtime.kernels.magnitude_weights import InputWeights
+from swan_runtime.kernels.native import structures
 from swan_runtime.kernels.native.build import PACKAGED, LibraryUnavailable, build, cache_directory, file_name
+from swan_runtime.kernels.native.structures import ChannelChoice, fields
 from swan_runtime.kernels.packing import HalfMatrices
-from swan_runtime.kernels.weights import ConvWeights, GateWeights, GluWeights, MlpWeights
+from swan_runtime.kernels.weights import GateWeights, GluWeights, MlpWeights
 
 log = logging.getLogger(__name__)
 
 NOT_FINITE, NO_MEMORY, TOO_DENSE = -1, -2, -3
 
 
-def _fields(integers: str, pointers: str) -> list[tuple[str, Any]]:
-    return [(name, c_int64) for name in integers.split()] + [(name, c_void_p) for name in pointers.split()]
-
-
 class Block(ctypes.Structure):
     """struct block of native/rows.h."""
 
-    _fields_ = _fields(
+    _fields_ = fields(
         "units inputs outputs activation half", "up linear down down_tiled up_bias linear_bias down_bias mean"
     )
 
@@ -39,22 +39,13 @@ class Block(ctypes.Structure):
 class Gate(ctypes.Structure):
     """struct gate of native/gate.c."""
 
-    _fields_ = _fields("units inputs rank rank_padded units_padded activation", "p q_t bias center norm")
+    _fields_ = fields("units inputs rank rank_padded units_padded activation", "p q_t bias center norm")
 
 
 class Selection(ctypes.Structure):
     """struct selection of native/rows.h."""
 
-    _fields_ = _fields("k_max most_active cap_hits", "thresholds counts mask")
-
-
-class Conv(ctypes.Structure):
-    """struct conv of native/conv.c."""
-
-    _fields_ = _fields(
-        "units inputs outputs height width kernel_h kernel_w stride padding down_h down_w down_padding activation",
-        "up up_bias down_t mean p1 p2 fold",
-    )
+    _fields_ = fields("k_max most_active cap_hits", "thresholds counts mask")
 
 
 class Library:
@@ -75,7 +66,17 @@ class Library:
         self._finish = _function(loaded, "swan_finish", POINTER(Block), c_int64, c_void_p, c_void_p, c_void_p)
         self._shared = _function(loaded, "swan_shared", POINTER(Block), c_void_p, c_void_p, c_int64, c_void_p, c_void_p)
         self._conv = _function(
-            loaded, "swan_conv", POINTER(Conv), c_void_p, c_int64, c_void_p, c_void_p, c_int64, c_void_p
+            loaded, "swan_conv", POINTER(structures.Conv), c_void_p, c_int64, c_void_p, c_void_p, c_int64, c_void_p
+        )
+
+        self._channel_gate = _function(
+            loaded,
+            "swan_channel_gate",
+            POINTER(structures.ChannelGate),
+            c_void_p,
+            c_int64,
+            POINTER(ChannelChoice),
+            c_void_p,
         )
 
     def rows(self, w: MlpWeights | GluWeights, x: Tensor, mask: Tensor, y: Tensor, scale: Tensor | None = None) -> None:
@@ -116,12 +117,21 @@ class Library:
         self._finish(_block(w), h.shape[0], _pointer(mask), _pointer(linear), h.data_ptr())
 
     def conv(self, w: ConvWeights, x: Tensor, mask: Tensor, beta: Tensor | None, y: Tensor) -> None:
-        """y [B, O, H'', W''] of x [B, C, H, W] with mask bool [B, K]; beta [B, K] replaces ACON's own."""
+        """y [B, H'', W'', O] of x with mask bool [B, K]; beta [B, K] replaces ACON's own.
+
+        x [B, C, H, W], contiguous in that order or channels last.
+        """
         own = None if w.acon is None else w.acon.beta
         used, stride = (own, 0) if beta is None else (beta, w.units)
         pointer = None if used is None else used.data_ptr()
-        shape = _conv(w, x.shape[2], x.shape[3])
+        shape = structures.conv(w, x.shape[2], x.shape[3], not x.is_contiguous())
         _check(self._conv(shape, x.data_ptr(), x.shape[0], mask.data_ptr(), pointer, stride, y.data_ptr()))
+
+    def channel_gate(self, gate: ChannelGateWeights, x: Tensor, choice: ChannelChoice, beta: Tensor | None) -> int:
+        """Scores and mask of x [B, C, H, W] (contiguous, or channels last); beta [B, K]. Returns 0 or NOT_FINITE."""
+        shape = structures.channel_gate(gate, x.shape[2] * x.shape[3], not x.is_contiguous())
+        pointer = None if beta is None else beta.data_ptr()
+        return _check(self._channel_gate(shape, x.data_ptr(), x.shape[0], byref(choice), pointer))
 
 
 def _function(loaded: ctypes.CDLL, name: str, *arguments: Any) -> Any:
@@ -200,35 +210,6 @@ def _gate(gate: GateWeights) -> Any:
             norm=None if deviation is None else deviation.norm_padded.data_ptr(),
         )
     return gate.cache["native"]
-
-
-def _conv(w: ConvWeights, height: int, width: int) -> Any:
-    key = ("native", height, width)
-    if key not in w.cache:
-        fold = w.fold(*w.middle_size(height, width))
-        w.cache[key] = Conv(
-            units=w.units,
-            inputs=w.inputs,
-            outputs=w.outputs,
-            height=height,
-            width=width,
-            kernel_h=w.up.shape[2],
-            kernel_w=w.up.shape[3],
-            stride=w.stride,
-            padding=w.padding,
-            down_h=w.down_t.shape[1],
-            down_w=w.down_t.shape[2],
-            down_padding=w.down_padding,
-            activation=CODES[w.activation],
-            up=w.up.data_ptr(),
-            up_bias=w.up_bias.data_ptr(),
-            down_t=w.down_t.data_ptr(),
-            mean=w.mean.data_ptr(),
-            p1=None if w.acon is None else w.acon.p1.data_ptr(),
-            p2=None if w.acon is None else w.acon.p2.data_ptr(),
-            fold=fold.data_ptr(),
-        )
-    return w.cache[key]
 
 
 _lock = threading.Lock()

@@ -104,6 +104,12 @@ def test_attention_and_convolutions_are_counted() -> None:
     assert count_macs(torch.bmm, torch.randn(2, 3, 4), torch.randn(2, 4, 5)) == 2 * 3 * 4 * 5
 
 
+def test_counting_does_not_depend_on_inference_mode() -> None:
+    model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.Flatten(), nn.Linear(3 * 4 * 4, 5))
+    with torch.inference_mode():
+        assert count_macs(model, torch.randn(2, 2, 6, 6)) == 2 * (3 * 16 * 18 + 48 * 5)
+
+
 def test_a_model_may_count_its_own_fixed_macs(networks: SimpleNamespace) -> None:
     class Ragged(networks.TinyMLP):  # type: ignore[name-defined,misc]
         def fixed_macs(self, x: torch.Tensor) -> list[int]:

@@ -26,8 +26,8 @@ from swan_runtime.kernels import (
     reference,
     threshold_mask,
 )
+from swan_runtime.kernels.conv_weights import Acon
 from swan_runtime.kernels.native import library
-from swan_runtime.kernels.weights import Acon
 
 NATIVE = [] if library() is None else ["native"]
 DENSITY = st.sampled_from([0.0, 0.03, 0.3, 0.7, 1.0])
