@@ -1,7 +1,7 @@
 """`python -m benchmarks.image_network`: a packaged image network at its budgets against its plain torch network.
 
-One process, one thread, interleaved rounds, best of each. A batch holds different pictures, so every sample has its own
-masks; "mixed" batches also have another budget each.
+One process, one thread, interleaved, the best time of each call on each batch, averaged over batches. A batch holds
+different pictures, so every sample has its own masks; "mixed" batches also have another budget each.
 """
 
 from __future__ import annotations
@@ -44,22 +44,31 @@ class Point:
     kernels: str
 
 
+@dataclass(frozen=True)
+class Watch:
+    """seconds: how long to measure; cpu: by the thread's CPU time."""
+
+    seconds: float
+    cpu: bool
+
+
 def main(
     name: Annotated[str, typer.Option(help="Name of an image package.")] = "fashion-resnet",
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the records to this file.")] = None,
     seconds: Annotated[float, typer.Option(help="To measure one batch size.")] = 8.0,
+    cpu: Annotated[bool, typer.Option(help="CPU time instead of the wall clock: for a crowded machine.")] = False,
 ) -> None:
     """Whole requests: arrays in, probabilities and reports out."""
     torch.set_num_threads(1)
     path = find_package(shipped_repository(), name)
     ours, dense = load_package(path), load_dense(read_package(path))
-    points = [point for rows in ROWS for point in measure(name, ours, dense, rows, seconds)]
+    points = [point for rows in ROWS for point in measure(name, ours, dense, rows, Watch(seconds, cpu))]
     Console().print(table(points))
     if json_file:
         json_file.write_text(json.dumps([asdict(point) for point in points], indent=1) + "\n", encoding="utf-8")
 
 
-def measure(name: str, ours: ServableModel, dense: torch.nn.Module, rows: int, seconds: float) -> Iterator[Point]:
+def measure(name: str, ours: ServableModel, dense: torch.nn.Module, rows: int, watch: Watch) -> Iterator[Point]:
     """All budgets at one batch size, interleaved with the dense network."""
     pictures = ours.example(8 * rows)["INPUT"]
     batches = [pictures[i * rows : (i + 1) * rows] for i in range(8)]
@@ -70,7 +79,7 @@ def measure(name: str, ours: ServableModel, dense: torch.nn.Module, rows: int, s
         "dense": torch.inference_mode()(lambda batch: dense(torch.from_numpy(batch))),
         **{label: lambda batch, b=budgets: ours.infer({"INPUT": batch}, b) for label, budgets in labels.items()},
     }
-    best = _best(calls, batches, seconds)
+    best = _best(calls, batches, watch)
     for label, budgets in labels.items():
         reports = [report for batch in batches for report in ours.infer({"INPUT": batch}, budgets).reports]
         ratio = sum(report.macs_dense for report in reports) / sum(report.macs for report in reports)
@@ -81,19 +90,20 @@ def measure(name: str, ours: ServableModel, dense: torch.nn.Module, rows: int, s
 
 
 def _best(
-    calls: dict[str, Callable[[np.ndarray], object]], batches: list[np.ndarray], seconds: float
+    calls: dict[str, Callable[[np.ndarray], object]], batches: list[np.ndarray], watch: Watch
 ) -> dict[str, float]:
-    """Mean seconds a batch of the best round; a round runs all batches, so that no contender meets an easy one only."""
-    best = dict.fromkeys(calls, float("inf"))
-    end = time.perf_counter() + seconds
+    """Seconds a batch: the best of many calls for each batch, then the mean over batches, easy and hard ones."""
+    best = {label: [float("inf")] * len(batches) for label in calls}
+    clock = time.thread_time if watch.cpu else time.perf_counter
+    end = time.perf_counter() + watch.seconds
     while time.perf_counter() < end:
-        for label, call in calls.items():
-            call(batches[0])
-            start = time.perf_counter()
-            for batch in batches:
+        for i, batch in enumerate(batches):
+            for label, call in calls.items():
                 call(batch)
-            best[label] = min(best[label], (time.perf_counter() - start) / len(batches))
-    return best
+                start = clock()
+                call(batch)
+                best[label][i] = min(best[label][i], clock() - start)
+    return {label: sum(times) / len(times) for label, times in best.items()}
 
 
 def table(points: list[Point]) -> Table:

@@ -21,6 +21,9 @@ from swan_runtime.kernels import (
     reference,
     threshold_mask,
 )
+from swan_runtime.kernels.channel_gate import Bottleneck, ChannelGateWeights, channel_scores
+from swan_runtime.kernels.channel_mask import native_channel_mask
+from swan_runtime.kernels.native import library
 
 RANK = 16
 # C = K = O channels, map size, batch: the packaged Fashion-MNIST ResNet's stages, then ImageNet-sized ones.
@@ -158,6 +161,14 @@ def _mlp_case(
     )
 
 
+def _channel_mask(x: Tensor, gate: ChannelGateWeights, thresholds: Tensor) -> Tensor:
+    """As the packed layer does it: one native call where there is a library."""
+    loaded = library()
+    if loaded is None:
+        return threshold_mask(channel_scores(x, gate).scores, thresholds).mask
+    return native_channel_mask(loaded, x, gate, thresholds).mask
+
+
 def conv_cases(quick: bool, densities: tuple[float, ...]) -> Iterator[Case]:
     """One sample through two 3x3 convolutions with gated middle channels; the gate pools, then 16 units, then one score
     a channel. Kept counts are what the density asks for: our kernel needs no rounding to oneDNN's blocks."""
@@ -170,25 +181,21 @@ def conv_cases(quick: bool, densities: tuple[float, ...]) -> Iterator[Case]:
         )
         inputs = (torch.randn(1, channels, size, size), *parts, draw(channels))
         w = ConvWeights.pack((parts[0], parts[1]), (parts[2], inputs[-1]), activation="relu")
-        first, second = torch.randn(channels, RANK), torch.randn(RANK, channels)
-        x = inputs[0]
-
-        def scores(x: Tensor = x, first: Tensor = first, second: Tensor = second) -> Tensor:
-            return torch.relu(x.mean((2, 3)) @ first) @ second
-
+        score = Bottleneck.pack((torch.randn(RANK, channels), None), (torch.randn(channels, RANK), None))
+        gate, x = ChannelGateWeights(score), inputs[0]
         for density in densities:
             if round(density * channels) == 0:
                 continue
-            thresholds = thresholds_for(scores(), density)
-            mask = scores() > thresholds[:, None]
+            thresholds = thresholds_for(channel_scores(x, gate).scores, density)
+            mask = _channel_mask(x, gate, thresholds)
 
             def ours(
-                scores: Callable[[], Tensor] = scores,
+                gate: ChannelGateWeights = gate,
                 thresholds: Tensor = thresholds,
                 x: Tensor = x,
                 w: ConvWeights = w,
             ) -> str:
-                return conv(x, threshold_mask(scores(), thresholds).mask, w).kernel
+                return conv(x, _channel_mask(x, gate, thresholds), w).kernel
 
             def control(x: Tensor = x, mask: Tensor = mask, w: ConvWeights = w) -> Tensor:
                 return reference.conv(x, mask, w)

@@ -132,8 +132,8 @@ def conv(
             raise InvalidInputError("beta", "none: the activation has no switching factor", describe(beta))
         beta = check_tensor(beta, "beta", torch.float32, (x.shape[0], w.units))
     if kernel is None:
-        size = (x.shape[2], x.shape[3])
-        kernel = dispatch.table(w, dispatch.CONV, threads, size).choose(x.shape[0], density(mask))
+        active = int(mask.count_nonzero())
+        kernel = dispatch.choose_conv(w, x.shape[0], active, (x.shape[2], x.shape[3]), threads)
     check_kernel(kernel, convolution.CONV_KERNELS)
     return KernelResult(convolution.run(kernel, w, x, mask, beta, threads), kernel)
 

@@ -79,7 +79,7 @@ INLINE void run_of(vf (*acc)[7], const struct up *p, const float *x, const float
         for (int u = 0; u < units; u++) weight[u] = load(w[u] + at + c);
 #pragma GCC unroll 7
         for (int s = first; s < end; s++) {
-            vf value = load(x + s * p->step + c);
+            vf value = held(load(x + s * p->step + c));
 #pragma GCC unroll 6
             for (int u = 0; u < units; u++) acc[u][s] += value * weight[u];
         }

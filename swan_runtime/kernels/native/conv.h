@@ -2,6 +2,16 @@
 #define SWAN_CONV_H
 #include "vec.h"
 
+/* Keeps a value that several sums use in a register: GCC would load it again for each, and loads are the bottleneck. */
+INLINE vf held(vf value) {
+#if VL == 16
+    __asm__("" : "+v"(value));
+#else
+    __asm__("" : "+x"(value));
+#endif
+    return value;
+}
+
 /* What is added behind the second convolution: nothing, the block's input, or a strided 1x1 convolution of it. */
 enum { BARE = 0, IDENTICAL = 1, PROJECTED = 2 };
 

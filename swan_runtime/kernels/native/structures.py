@@ -64,7 +64,7 @@ def channel_gate(gate: ChannelGateWeights, pixels: int, channels_last: bool) -> 
             score=_bottleneck(gate.score.width, score),
             beta=_bottleneck((gate.switch or gate.score).width, switch),
         )
-        gate.cache[key] = structure, score, switch  # the pointers stay valid as long as the tensors live
+        gate.cache.setdefault(key, (structure, score, switch))  # as in conv
     return gate.cache[key][0]
 
 
@@ -101,18 +101,20 @@ def conv(w: ConvWeights, height: int, width: int, channels_last: bool) -> Any:
             relu=tail is not None and tail.relu,
             **pointers,
         )
-        w.cache[key] = block, tensors  # the block's pointers stay valid as long as the tensors live
+        # The pointers stay valid as long as the tensors live; of several threads that come here first, one wins.
+        w.cache.setdefault(key, (block, tensors))
     return w.cache[key][0]
 
 
 def _conv_tensors(w: ConvWeights, height: int, width: int) -> dict[str, Tensor]:
     """What the native block points to, by the names of its fields."""
     if "packed" not in w.cache:
-        w.cache["packed"] = {"up": w.up_runs(), "down": w.down_panels(), "up_bias": w.up_bias, "mean": w.mean}
+        packed = {"up": w.up_runs(), "down": w.down_panels(), "up_bias": w.up_bias, "mean": w.mean}
         if w.acon is not None:
-            w.cache["packed"] |= {"p1": w.acon.p1, "p2": w.acon.p2}
+            packed |= {"p1": w.acon.p1, "p2": w.acon.p2}
         if w.tail is not None and w.tail.shortcut is not None:
-            w.cache["packed"]["shortcut"] = panels(w.tail.shortcut[0].t().unsqueeze(1))
+            packed["shortcut"] = panels(w.tail.shortcut[0].t().unsqueeze(1))
+        w.cache.setdefault("packed", packed)
     fold = w.fold(*w.middle_size(height, width)).permute(1, 2, 0)
     if w.tail is not None and w.tail.shortcut is not None:
         fold = fold + w.tail.shortcut[1]
