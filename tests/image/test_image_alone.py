@@ -15,7 +15,9 @@ from tests.image.containers import IMAGE, Container, podman, require_container_t
 from tests.support.oip_clients import KINDS, OipClient
 
 pytestmark = [pytest.mark.deploy, pytest.mark.image, pytest.mark.timeout(600)]
-MODELS = {"fashion-mlp": ("INPUT", (1, 784)), "fashion-resnet": ("INPUT", (1, 1, 28, 28))}
+PATIENT = {"deadline_policy": "best_effort"}  # the machine of a test may be crowded
+SLOW_MODEL = "minilm-embedder"
+MODELS = ("fashion-mlp", "fashion-resnet")
 # runs in the container: which library or kernel the CPU capability gives, and its answer to fixed numbers
 KERNEL_PROBE = """
 import json, logging, sys, time, torch
@@ -47,7 +49,7 @@ def alone() -> Iterator[Container]:
     with run(memory="4g") as container:
         seconds = container.wait_until(lambda: _ready(container), "ready")
         size = int(podman("image", "inspect", "--format", "{{.Size}}", IMAGE).stdout)
-        print(f"\n{IMAGE}: {size / 1e6:.0f} MB, ready after {seconds:.1f} s")
+        print(f"\n{IMAGE}: {size / 1e6:.0f} MB, ready after {seconds:.1f} s\n{container.logs}")
         yield container
 
 
@@ -80,10 +82,9 @@ def test_what_kuberay_runs_in_a_pod_is_there(alone: Container) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("model", MODELS)
 def test_tritonclient_is_answered(alone: Container, model: str, kind: str) -> None:
-    name, shape = MODELS[model]
     client = OipClient(kind, f"{alone.ip}:8000", f"{alone.ip}:8001")
     try:
-        answer = client.infer(model, {name: np.zeros(shape, np.float32)})
+        answer = client.infer(model, {"INPUT": np.zeros((1, 784), np.float32)}, parameters=PATIENT)
         assert answer.as_numpy("PROBABILITIES").sum() == pytest.approx(1.0, abs=1e-4)
         assert client.parameters(answer)["compute_macs"] > 0
     finally:
@@ -93,7 +94,7 @@ def test_tritonclient_is_answered(alone: Container, model: str, kind: str) -> No
 def test_text_is_embedded(alone: Container) -> None:
     client = OipClient("grpc", f"{alone.ip}:8000", f"{alone.ip}:8001")
     try:
-        answer = client.infer("minilm-embedder", {"TEXT": np.array([["a small boat"]], object)})
+        answer = client.infer("minilm-embedder", {"TEXT": np.array([["a small boat"]], object)}, parameters=PATIENT)
         assert np.linalg.norm(answer.as_numpy("EMBEDDING")) == pytest.approx(1.0, abs=1e-3)
     finally:
         client.close()
@@ -142,9 +143,9 @@ def test_the_image_says_what_it_is() -> None:
 
 
 def test_a_termination_answers_what_is_in_work_and_ends_with_zero() -> None:
-    """SIGTERM while 24 requests are queued or computing: each is answered, ready turns false, the exit code is 0."""
+    """SIGTERM while 8 requests are queued or computing: each is answered, ready turns false, the exit code is 0."""
     require_container_tools()
-    count = 24
+    count = 8
     with run(memory="4g") as container, ThreadPoolExecutor(count + 1) as pool:
         container.wait_until(lambda: _ready(container), "ready")
         answers = [pool.submit(_slow_request, container.ip) for _ in range(count)]
@@ -159,17 +160,17 @@ def test_a_termination_answers_what_is_in_work_and_ends_with_zero() -> None:
 
 
 def _slow_request(host: str) -> int:
-    rows = np.random.default_rng(0).random((64, 1, 28, 28), np.float32)
-    inputs = [{"name": "INPUT", "datatype": "FP32", "shape": list(rows.shape), "data": rows.ravel().tolist()}]
-    body = {"inputs": inputs, "parameters": {"quality": "full", "deadline_policy": "best_effort"}}
-    url = f"http://{host}:8000/v2/models/fashion-resnet/infer"
+    texts = [f"{number} " + "a small boat on a wide and quiet lake " * 5 for number in range(16)]
+    inputs = [{"name": "TEXT", "datatype": "BYTES", "shape": [len(texts), 1], "data": texts}]
+    body = {"inputs": inputs, "parameters": {"quality": "full", **PATIENT}}
+    url = f"http://{host}:8000/v2/models/{SLOW_MODEL}/infer"
     return httpx.post(url, json=body, trust_env=False, timeout=120).status_code
 
 
 def _received(container: Container) -> int:
     """Requests for the slow model that the service has: answered or not."""
     counted = re.findall(
-        r'^swan_(?:requests_total|pending_requests)\{[^}]*model="fashion-resnet"[^}]*\} ([0-9.e+]+)$',
+        rf'^swan_(?:requests_total|pending_requests)\{{[^}}]*model="{SLOW_MODEL}"[^}}]*\}} ([0-9.e+]+)$',
         _metrics(container),
         re.M,
     )
