@@ -62,8 +62,7 @@ def cluster(rendered: dict[str, object]) -> Iterator[Cluster]:
         workers = [stack.enter_context(_node(rendered, address, params["cpu"], "4g")) for _ in range(WORKERS)]  # type: ignore[index]
         found = Cluster(head, workers)
         config = _spread(rendered["serve"])  # type: ignore[arg-type]
-        sent = httpx.put(f"http://{head.ip}:8265/api/serve/applications/", json=config, trust_env=False, timeout=60)
-        assert sent.status_code == 200, sent.text
+        head.wait_until(lambda: _accepts(head, config), "the serve config")  # the operator sends it again, too
         seconds = head.wait_until(lambda: found.replicas() == WORKERS, "a replica on every worker")
         for worker in workers:
             worker.wait_until(lambda w=worker: w.succeeds("bash", "-c", READY), "KubeRay's readiness probe")  # type: ignore[misc]
@@ -83,8 +82,21 @@ def _node(
 def _spread(config: dict[str, object]) -> dict[str, object]:
     """The overlay's config with a replica for each worker."""
     deployment = config["applications"][0]["deployments"][0]  # type: ignore[index]
+    del deployment["autoscaling_config"]
     deployment.update(num_replicas=WORKERS, max_replicas_per_node=1)
     return config
+
+
+def _accepts(head: Container, config: dict[str, object]) -> bool:
+    try:
+        url = f"http://{head.ip}:8265/api/serve/applications/"
+        answer = httpx.put(url, json=config, trust_env=False, timeout=120)
+    except httpx.TransportError as error:
+        print(f"serve config: {error}")
+        return False
+    if answer.status_code != 200:
+        print(f"serve config: {answer.status_code} {answer.text[-300:]}")
+    return answer.status_code == 200
 
 
 def _answers(url: str) -> bool:
