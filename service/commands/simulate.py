@@ -74,7 +74,7 @@ def _scenario(model: str, mixed: bool, workers: int, duration: float) -> Scenari
     plant = reference_plant() if model == REFERENCE else measured_plant(model, workers)
     dress = mixed_deadlines if mixed else equal_deadlines
     traffic = dress(plant.plan.name, plant.plan.default_deadline_s, plant.intensity_sigma)
-    return Scenario(plant, traffic, workers, duration)
+    return Scenario(plant, traffic, workers, duration, in_batches=model != REFERENCE)
 
 
 def _verdict(target: Target) -> str:

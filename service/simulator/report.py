@@ -71,19 +71,23 @@ CLAIRVOYANT = "clairvoyant"
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """What to simulate: one model on one replica. duration_s: of one run."""
+    """What to simulate: one model on one replica. duration_s: of one run.
+
+    in_batches: 1x of load is what full batches at full budget serve; else, as in the published comparison, what one
+    request at a time does, which for a model that gains much by batching is hardly any load.
+    """
 
     plant: Plant
     traffic: Traffic
     workers: int = 1
     duration_s: float = 60.0
+    in_batches: bool = False
 
     @property
     def scale(self) -> Scale:
-        """1x is what one request at a time at full budget allows."""
         plant, plan = self.plant, self.plant.plan
-        full = self.workers / plant.profile.seconds(plan.max_budget, 1)
-        return Scale(full, max(full, self.workers * plant.capacity(plan.min_budget)))
+        full = plant.capacity(plan.max_budget) if self.in_batches else 1.0 / plant.profile.seconds(plan.max_budget, 1)
+        return Scale(self.workers * full, self.workers * max(full, plant.capacity(plan.min_budget)))
 
     def workload(self, name: str, seed: int, shape: Shape | None = None) -> Workload:
         return make_workload(name, shape or SHAPES[name], self.scale, self.traffic, seed, self.duration_s)

@@ -55,6 +55,16 @@ def test_multiples_are_compressed_for_a_model_whose_floor_gives_little():
     assert Scale(100.0, 680.0).rate(4.5) == pytest.approx(450.0)
 
 
+def test_a_models_load_is_measured_in_full_batches():
+    grid = [[0.002, 0.003], [0.008, 0.016]]
+    plan = ModelPlan("m", ServiceProfile((0.25, 1.0), (1, 16), grid), 0.05, 16, 0.25)
+    alone = scenario_for(Plant(plan, lambda budget: budget))
+    batched = dataclasses.replace(alone, in_batches=True)
+    assert alone.scale.full == pytest.approx(1 / 0.003)
+    assert (batched.scale.full, batched.scale.floor) == pytest.approx((1000.0, 2000.0))
+    assert batched.scale.rate(4.5) == pytest.approx(0.85 * 2000.0)
+
+
 def test_slowdowns_hold_from_their_start():
     slow = Slowdowns((0.0, 5.0, 7.0), (1.0, 1.8, 1.0))
     assert [slow.at(t) for t in (0.0, 4.9, 5.0, 6.9, 7.0)] == [1.0, 1.0, 1.8, 1.8, 1.0]
