@@ -32,6 +32,7 @@ def ray_environment(directory: Path, http_port: int, ha_proxy: bool) -> dict[str
         "RAY_SERVE_LOG_TO_STDERR": "0",
         "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "service.host.shortcut.http_middlewares",
         "FORWARDED_ALLOW_IPS": "",  # nothing reads the client's address, so uvicorn need not look for it
+        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "30",  # replicas load models meanwhile; after 5 s it would be killed
         "RAY_SERVE_HAPROXY_NBTHREAD": "1",
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",  # one log datagram a request; the replicas count anyway
         "RAY_SERVE_HAPROXY_LOG_TARGET": str(

@@ -11,6 +11,7 @@ from PIL import Image
 from models.data import fashion
 from service.api.auth import Scope
 from service.security.keys import ApiKeyAuthorizer, KeyRing, create
+from tests.e2e.running_service import start_service
 from tests.support.console_server import console_server
 
 pytestmark = [pytest.mark.browser, pytest.mark.e2e]
@@ -201,3 +202,22 @@ def test_it_fits_a_phone(browser, server):
     _until(browser, "return document.getElementById('best')?.textContent")
     assert browser.execute_script("return document.documentElement.scrollWidth <= innerWidth")
     browser.set_window_size(1280, 1100)
+
+
+@pytest.mark.ray
+def test_the_page_works_over_the_real_service(browser, tmp_path):
+    """Through HAProxy and Ray Serve, with a packaged model; leaves console.png to look at."""
+    service = start_service(tmp_path, SWAN_MODELS='["fashion-mlp"]')
+    try:
+        service.wait_ready()
+        browser.get_log("browser"), browser.get_log("performance")
+        browser.get(f"http://{service.http}/")
+        _until(browser, "return document.getElementById('best')?.textContent")
+        browser.find_elements("css selector", "#samples button")[1].click()
+        _until(browser, "return document.getElementById('best').textContent === 'Trouser'")
+        _move_budget(browser, 0.5)
+        assert browser.save_screenshot(str(tmp_path / "console.png"))
+        assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
+        assert _hosts(browser) <= {service.http}
+    finally:
+        assert service.stop() == 0
