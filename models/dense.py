@@ -108,8 +108,8 @@ def dense_resnet(**settings: Any) -> GatedResNet:
     """fashion-resnet with plain cores."""
     network = gated_resnet(**settings)
     for block in network.blocks:
-        assert isinstance(block, ResidualBlock)
-        block.core = DenseCore(block.core)  # type: ignore[assignment]
+        assert isinstance(block, ResidualBlock) and isinstance(block.core, GatedConv)
+        block.core = DenseCore(block.core)
     return network
 
 

@@ -85,7 +85,7 @@ class GatedResidual(nn.Module, ABC):
     harden_ packs norm, shortcut and ReLU with the core where the kernels serve them.
     """
 
-    core: GatedConv
+    core: nn.Module  # a GatedConv; an ungated copy of the network has a plain module in its place
     shortcut: nn.Module
 
     @property
@@ -101,9 +101,9 @@ class GatedResidual(nn.Module, ABC):
     def forward(self, x: Tensor, plan: Plan | None = None) -> Tensor:
         """[B, C, H, W] -> [B, O, H2, W2]."""
         y = self.core(x, plan)
-        packed = self.core.packed_for(plan) is not None
-        tail = self.core.tail if packed else None
-        if not packed:
+        packed = self.core if isinstance(self.core, GatedConv) and self.core.packed_for(plan) is not None else None
+        tail = packed.tail if packed is not None else None
+        if packed is None:
             y = self.norm_after(y)
         if tail is None:
             y = y + self.shortcut(x)
