@@ -147,16 +147,18 @@ _Probe = tuple[float, list[float]]  # a budget, and how late every batch is at i
 
 def _between(backlog: Backlog, machine: Machine, block_s: float, feasible: _Probe, infeasible: _Probe) -> _Found:
     (low, below), (high, above) = feasible, infeasible
+    back = 0.0  # where lateness is convex every chord's zero is a little late: aim short of it after each miss
     for _ in range(SEARCH_STEPS):
         share = _first_zero(below, above)
-        if share * (high - low) <= BUDGET_TOLERANCE:
+        room = share * (high - low)
+        if room <= BUDGET_TOLERANCE:
             break
-        middle = low + share * (high - low)
+        middle = low + max(room - back, room / 2)
         found = backlog.late(middle, machine, block_s)
         if max(found) <= 0.0:
-            low, below = middle, found
+            low, below, back = middle, found, 0.0
         else:
-            high, above = middle, found
+            high, above, back = middle, found, max(2.0 * back, BUDGET_TOLERANCE / 2)
     without_head = low + _first_zero(below[1:], above[1:]) * (high - low)
     return _Found(low, without_head - low > share * (high - low), without_head)
 

@@ -5,7 +5,7 @@ import math
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from service.control.backlog import plan_backlog
@@ -186,6 +186,7 @@ def test_counting_kinds_forms_the_same_batches_as_looking_at_every_item(deadline
     st.floats(0.1, 1.0),
     st.integers(1, 3),
 )
+@example([0.0390625] * 5, [(0.1, 0.5)] * 2 + [(0.1, 1.0)] * 38, 0.3, 1)  # every chord's zero is a little late
 def test_the_budget_that_is_found_is_feasible_and_nearly_the_largest(deadlines, bounds, near, workers):
     items = [
         dataclasses.replace(item, floor=floor, ceiling=max(floor, ceiling))
