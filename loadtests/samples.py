@@ -27,7 +27,9 @@ def samples_for(spec: InputSpec, count: int, seed: int = 0) -> list[Sample]:
     if int(np.prod(spec.shape)) != images.pixels.shape[1]:
         raise ValueError(f"no data at hand for an input of shape {list(spec.shape)}; load tests know [784] and BYTES")
     picks = rng.permutation(len(images))[:count]
-    return [Sample(images.scaled[i].reshape(spec.shape), int(images.labels[i])) for i in picks]
+    chosen = images.take(picks)
+    rows = zip(chosen.scaled, chosen.labels, strict=True)
+    return [Sample(row.reshape(spec.shape), int(label)) for row, label in rows]
 
 
 @dataclass(frozen=True, slots=True)

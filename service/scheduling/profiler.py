@@ -9,7 +9,7 @@ import os
 import platform
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -22,7 +22,7 @@ from service.control.profile import ProfileFit, Sample, fit_profile
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 MAX_REPEATS = 25
 MIN_REPEATS = 3
 NUM_BUDGETS = 5
@@ -44,7 +44,7 @@ class Profile:
 class Effort:
     """How long to measure: at most `seconds` a model. clock: seconds, for timing."""
 
-    seconds: float = 1.0
+    seconds: float = 2.0
     clock: Callable[[], float] = time.perf_counter
 
 
@@ -114,11 +114,20 @@ def _affordable_grid(model: ServableModel, effort: Effort) -> list[tuple[int, fl
     for budget in (budgets[0], budgets[-1]):
         _time_once(model, one, budget, effort.clock)  # the first call at each end may compile or allocate
     row_s = min(_time_once(model, one, budgets[-1], effort.clock) for _ in range(2))
-    ends, fewer = tuple(dict.fromkeys((sizes[0], sizes[-1]))), tuple(dict.fromkeys((budgets[0], budgets[-1])))
-    for rows, shares in ((sizes, budgets), (ends, budgets), (ends, fewer), (sizes[:2], fewer)):
+    for rows, shares in _grids(sizes, budgets):
         if MIN_REPEATS * row_s * sum(rows) * len(shares) <= effort.seconds:
             return [(count, budget) for count in rows for budget in shares]
-    return [(1, budget) for budget in fewer]
+    return [(1, budget) for budget in dict.fromkeys((budgets[0], budgets[-1]))]
+
+
+def _grids(sizes: Sequence[int], budgets: Sequence[float]) -> Iterator[tuple[Sequence[int], Sequence[float]]]:
+    """Ever coarser grids. The largest batch goes last: batches beyond the grid are never formed."""
+    few = tuple(dict.fromkeys((budgets[0], budgets[len(budgets) // 2], budgets[-1])))
+    yield sizes, budgets
+    for last in range(len(sizes) - 1, 0, -1):
+        rows = tuple(dict.fromkeys((sizes[0], sizes[last // 2], sizes[last])))
+        yield rows, few
+        yield rows, tuple(dict.fromkeys((budgets[0], budgets[-1])))
 
 
 def batch_sizes(max_batch: int) -> tuple[int, ...]:
