@@ -43,7 +43,13 @@ class Target:
 
     def control(self, setpoint: Mapping[str, Any]) -> None:
         """Deliver a set-point to every replica through the admin route."""
-        response = httpx.post(self.url + "/v2/control", json=dict(setpoint), headers=dict(self.headers), timeout=30)
+        try:
+            # NOTE: after a flood the service first answers what has queued up in front of it
+            response = httpx.post(
+                self.url + "/v2/control", json=dict(setpoint), headers=dict(self.headers), timeout=120
+            )
+        except httpx.HTTPError as error:
+            raise TargetError(f"the admin plane did not take {dict(setpoint)}: {type(error).__name__}") from None
         if response.status_code != 200:
             raise TargetError(f"the admin plane refused {setpoint}: {response.status_code} {response.text[:200]}")
 
