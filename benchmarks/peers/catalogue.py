@@ -119,15 +119,6 @@ PEERS = (
         from_http,
     ),
     Peer(
-        "triton",
-        "http-oip-binary",
-        "nvidia-pytriton==0.7.0",
-        ("{python}", "-m", "benchmarks.peers.pytriton_server", "{port}"),
-        "/v2/models/dense/infer",
-        lambda sample: http_binary(sample, OIP_INPUT, {}),
-        from_http,
-    ),
-    Peer(
         "ray-serve",
         "http-raw",
         "",
