@@ -76,18 +76,19 @@ def thresholds_for(scores: Tensor, density: float) -> Tensor:
     return (ordered[:, active - 1] + ordered[:, active]) / 2
 
 
-def own_mask_cases(shape: tuple[int, int], rows: tuple[int, ...], densities: tuple[float, ...]) -> Iterator[Case]:
-    """Vector rows, each with its own mask, D inputs = outputs and F units."""
+def mlp_block(shape: tuple[int, int], half: bool = False) -> tuple[tuple[Tensor, ...], MlpWeights, GateWeights]:
+    """(dense weights and biases, the same packed, a gate) of D inputs = outputs and F units; seeds torch."""
     torch.manual_seed(0)
     inputs, units = shape
-    parts = (
-        draw(units, inputs),
-        draw(units),
-        draw(inputs, units),
-        draw(inputs),
-    )
-    w = MlpWeights.pack(*parts, activation="relu")
-    gate = GateWeights.pack(torch.randn(inputs, RANK) / inputs**0.5, torch.randn(units, RANK))
+    parts = (draw(units, inputs), draw(units), draw(inputs, units), draw(inputs))
+    w = MlpWeights.pack(*parts, activation="relu", half=half)
+    return parts, w, GateWeights.pack(torch.randn(inputs, RANK) / inputs**0.5, torch.randn(units, RANK))
+
+
+def own_mask_cases(shape: tuple[int, int], rows: tuple[int, ...], densities: tuple[float, ...]) -> Iterator[Case]:
+    """Vector rows, each with its own mask, D inputs = outputs and F units."""
+    inputs, _ = shape
+    parts, w, gate = mlp_block(shape)
     for count in rows:
         x = torch.randn(count, inputs)
         scores = reference.lowrank_scores(x, gate)
@@ -106,16 +107,8 @@ def own_mask_cases(shape: tuple[int, int], rows: tuple[int, ...], densities: tup
 
 def shared_mask_cases(shape: tuple[int, int], rows: tuple[int, ...], densities: tuple[float, ...]) -> Iterator[Case]:
     """The rows of one request share the mask that its mean row gets."""
-    torch.manual_seed(0)
-    inputs, units = shape
-    parts = (
-        draw(units, inputs),
-        draw(units),
-        draw(inputs, units),
-        draw(inputs),
-    )
-    w = MlpWeights.pack(*parts, activation="relu")
-    gate = GateWeights.pack(torch.randn(inputs, RANK) / inputs**0.5, torch.randn(units, RANK))
+    inputs, _ = shape
+    parts, w, gate = mlp_block(shape)
     for count in rows:
         x = torch.randn(1, count, inputs)
         scores = reference.lowrank_scores(x.mean(1), gate)

@@ -9,12 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.kernel_cases import RANK, Case, dense_mlp, draw, thresholds_for
+from benchmarks.kernel_cases import RANK, Case, dense_mlp, draw, mlp_block, thresholds_for
 from swan_runtime.kernels import (
     CatsWeights,
-    GateWeights,
     InputWeights,
-    MlpWeights,
     cats,
     cats_branch,
     gated,
@@ -31,16 +29,8 @@ def dense_glu(x: Tensor, branch: Tensor, up: Tensor, down: Tensor) -> Tensor:
 
 def half_cases(shape: tuple[int, int], rows: tuple[int, ...], densities: tuple[float, ...]) -> Iterator[Case]:
     """As own masks, with bfloat16 weights, against dense float32."""
-    torch.manual_seed(0)
     inputs, units = shape
-    parts = (
-        draw(units, inputs),
-        draw(units),
-        draw(inputs, units),
-        draw(inputs),
-    )
-    w = MlpWeights.pack(*parts, activation="relu", half=True)
-    gate = GateWeights.pack(torch.randn(inputs, RANK) / inputs**0.5, torch.randn(units, RANK))
+    parts, w, gate = mlp_block(shape, half=True)
     for count in rows:
         x = torch.randn(count, inputs)
         scores = reference.lowrank_scores(x, gate)
