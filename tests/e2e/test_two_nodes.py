@@ -7,7 +7,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -19,8 +19,7 @@ import yaml
 from service.launcher.ray_environment import free_ports
 from tests.support.import_package import write_package
 
-# nightly until it has passed once on a quiet machine: at a load of 10 to 30 its proxy did not start within Ray's limit
-pytestmark = [pytest.mark.ray, pytest.mark.e2e, pytest.mark.deploy, pytest.mark.nightly]
+pytestmark = [pytest.mark.ray, pytest.mark.e2e, pytest.mark.deploy, pytest.mark.slow]
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT_S = 200.0
 CLIENTS = 4
@@ -42,8 +41,9 @@ class TwoNodes:
 
     def replica_nodes(self) -> set[str]:
         """Ids of the nodes with a running replica."""
-        details = self.client.get_serve_details()["applications"]["swan"]["deployments"]["ModelServer"]
-        return {one["node_id"] for one in details["replicas"] if one["state"] == "RUNNING"}
+        deployments = self.client.get_serve_details()["applications"].get("swan", {}).get("deployments", {})
+        replicas = deployments.get("ModelServer", {}).get("replicas", [])
+        return {one["node_id"] for one in replicas if one["state"] == "RUNNING"}
 
     def wait_for_replicas(self, count: int) -> None:
         deadline = time.monotonic() + LIMIT_S
@@ -62,6 +62,7 @@ def two_nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TwoNo
         "RAY_AUTH_MODE": "disabled",
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_SERVE_LOG_TO_STDERR": "0",
+        "RAY_worker_niceness": "0",  # as deployed: the default of 15 starves replicas on a crowded machine
         "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",  # a proxy that a crowded machine lets start slowly is no failure
         # HAProxy would want the same ports of the one host for every node: the containers' test has it
         "RAY_SERVE_ENABLE_HA_PROXY": "0",
@@ -96,6 +97,7 @@ def _deployed(cluster: Any, nodes: list[Any]) -> TwoNodes:
     http_port, grpc_port = free_ports(2)
     content["proxy_location"] = "HeadOnly"
     deployment = content["applications"][0]["deployments"][0]
+    del deployment["autoscaling_config"]
     deployment.update(num_replicas=2, max_replicas_per_node=1, health_check_period_s=1, health_check_timeout_s=5)
     content["http_options"].update(host="127.0.0.1", port=http_port)
     content["grpc_options"].update(port=grpc_port)
@@ -106,40 +108,50 @@ def _deployed(cluster: Any, nodes: list[Any]) -> TwoNodes:
     return found
 
 
+@dataclass
+class Answers:
+    """Of closed-loop clients: attempts that each answered request took, and what its failed attempts got."""
+
+    attempts: list[int] = field(default_factory=list)
+    failures: list[int] = field(default_factory=list)
+
+    def send_until(self, stop: Event, url: str) -> None:
+        """Request after request; one that fails with the node is sent again, since inference is idempotent."""
+        with httpx.Client(trust_env=False, timeout=120) as client:
+            while not stop.is_set():
+                attempt = 1
+                while (status := client.post(url, json=BODY).status_code) != 200:
+                    self.failures.append(status)
+                    attempt += 1
+                self.attempts.append(attempt)
+
+    def wait_for_more(self, count: int) -> None:
+        goal, deadline = len(self.attempts) + count, time.monotonic() + LIMIT_S
+        while len(self.attempts) < goal:
+            assert time.monotonic() < deadline, f"{len(self.attempts)} of {goal} answers; failed: {self.failures}"
+            time.sleep(0.05)
+
+
 def test_a_node_dies_under_load_and_every_request_is_answered(two_nodes: TwoNodes) -> None:
-    placed = two_nodes.replica_nodes()
-    assert placed == {node.node_id for node in two_nodes.nodes}
-    statuses: list[int] = []
+    """Every request gets its 200. Sent twice at most: what the node had in work, and what was routed to it too late."""
+    assert two_nodes.replica_nodes() == {node.node_id for node in two_nodes.nodes}
+    answers = Answers()
     stop = Event()
     with ThreadPoolExecutor(CLIENTS) as pool:
-        clients = [pool.submit(_send_until, two_nodes.url, stop, statuses) for _ in range(CLIENTS)]
+        clients = [pool.submit(answers.send_until, stop, two_nodes.url) for _ in range(CLIENTS)]
         try:
-            _wait_for_more(statuses, 100)
+            answers.wait_for_more(100)
+            assert answers.failures == []
             two_nodes.ray.remove_node(two_nodes.nodes[0], allow_graceful=False)
-            _wait_for_more(statuses, 300)
+            answers.wait_for_more(300)
             two_nodes.ray.add_node(num_cpus=1, **SMALL)
             two_nodes.wait_for_replicas(2)
-            recovered = len(statuses)
-            _wait_for_more(statuses, 100)
+            failures = list(answers.failures)
+            answers.wait_for_more(100)
         finally:
             stop.set()
         for client in clients:
             client.result()  # raises what a request got instead of an answer
-    failed = [status for status in statuses if status != 200]
-    print(f"\n{len(statuses)} requests, {len(failed)} of them failed with the node: {sorted(set(failed))}")
-    assert set(statuses[recovered + CLIENTS :]) == {200}
-    assert set(failed) <= {500, 503}
-    assert len(failed) <= 4 * CLIENTS  # what it had in work, and what was sent before the proxy knew
-
-
-def _send_until(url: str, stop: Event, statuses: list[int]) -> None:
-    with httpx.Client(trust_env=False, timeout=120) as client:
-        while not stop.is_set():
-            statuses.append(client.post(url, json=BODY).status_code)
-
-
-def _wait_for_more(statuses: list[int], count: int) -> None:
-    goal, deadline = len(statuses) + count, time.monotonic() + LIMIT_S
-    while len(statuses) < goal:
-        assert time.monotonic() < deadline, f"{len(statuses)} of {goal} answers"
-        time.sleep(0.05)
+    print(f"\n{len(answers.attempts)} requests answered; failed attempts: {failures}")
+    assert set(failures) <= {500, 503} and len(failures) <= 4 * CLIENTS
+    assert answers.failures == failures  # none once the node was replaced
