@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from service.launcher.ray_environment import ray_environment
 from tests.deploy.manifests import DEPLOY, ROOT, Document, only, pod_templates, render, schema_errors
 from tests.deploy.operator_rules import pdb_errors, rayservice_errors
 
@@ -128,6 +129,17 @@ def _ray_env(documents: list[Document]) -> dict[str, str]:
     return next(d["data"] for d in documents if d["kind"] == "ConfigMap" and "RAY_SERVE_ENABLE_HA_PROXY" in d["data"])
 
 
+def test_pods_and_swan_serve_run_ray_alike(documents: list[Document], tmp_path: Path) -> None:
+    """What `swan serve` sets for its own Ray is set in the pods, but for what is of one machine."""
+    own = ray_environment(tmp_path, 8000, ha_proxy=True)
+    local = {key for key in own if key.endswith(("_PORT", "_LOC", "_PATH", "_BASE", "_FILE", "_PERIOD_S", "_TARGET"))}
+    local -= {"RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"}
+    local |= {"RAY_AUTH_MODE", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "RAY_SERVE_LOG_TO_STDERR"}
+    local |= {"RAY_SERVE_ENABLE_DIRECT_INGRESS"}  # HAProxy brings it
+    pods = _ray_env(documents)
+    assert {key: pods.get(key) for key in own.keys() - local} == {key: own[key] for key in own.keys() - local}
+
+
 def test_ports_agree_everywhere(documents: list[Document]) -> None:
     rayservice = only(documents, "RayService")
     serve = yaml.safe_load(rayservice["spec"]["serveConfigV2"])
@@ -159,16 +171,37 @@ def test_prometheus_meets_each_node_at_a_port_of_its_own() -> None:
 
 
 def test_replicas_fit_the_workers(documents: list[Document]) -> None:
-    rayservice = only(documents, "RayService")
-    serve = yaml.safe_load(rayservice["spec"]["serveConfigV2"])
-    group = rayservice["spec"]["rayClusterConfig"]["workerGroupSpecs"][0]
+    """Each worker holds a replica, or it would never be Ready; the last worker that may come is not in vain."""
+    group, deployment = _workers_and_deployment(documents)
     pod_cpus = int(group["rayStartParams"]["num-cpus"])
     assert pod_cpus == int(group["template"]["spec"]["containers"][0]["resources"]["limits"]["cpu"])
-    for deployment in (d for application in serve["applications"] for d in application.get("deployments", [])):
-        replica_cpus = deployment.get("ray_actor_options", {}).get("num_cpus", 1)
-        most = deployment.get("autoscaling_config", {}).get("max_replicas", deployment.get("num_replicas", 1))
-        assert replica_cpus <= pod_cpus
-        assert most * replica_cpus <= group["maxReplicas"] * pod_cpus
+    per_worker = int(pod_cpus // deployment["ray_actor_options"]["num_cpus"])
+    scaling = deployment["autoscaling_config"]
+    assert group["minReplicas"] <= group["replicas"] <= scaling["min_replicas"]
+    assert (group["maxReplicas"] - 1) * per_worker < scaling["max_replicas"] <= group["maxReplicas"] * per_worker
+
+
+def test_production_survives_a_worker() -> None:
+    documents = render(DEPLOY / "overlays" / "prod")
+    group, deployment = _workers_and_deployment(documents)
+    assert min(group["minReplicas"], deployment["autoscaling_config"]["min_replicas"]) >= 2
+    spread = group["template"]["spec"]["topologySpreadConstraints"]
+    assert [constraint["topologyKey"] for constraint in spread] == ["kubernetes.io/hostname"]
+
+
+def test_overlays_change_nothing_of_the_serve_config_but_its_scale(documents: list[Document]) -> None:
+    base = yaml.safe_load((DEPLOY / "base" / "serve-config.yaml").read_text(encoding="utf-8"))
+    embedded = yaml.safe_load(only(documents, "RayService")["spec"]["serveConfigV2"])
+    for content in (base, embedded):
+        scaling = content["applications"][0]["deployments"][0]["autoscaling_config"]
+        assert isinstance(scaling.pop("min_replicas"), int) and isinstance(scaling.pop("max_replicas"), int)
+    assert embedded == base
+
+
+def _workers_and_deployment(documents: list[Document]) -> tuple[Document, Document]:
+    spec = only(documents, "RayService")["spec"]
+    serve = yaml.safe_load(spec["serveConfigV2"])
+    return spec["rayClusterConfig"]["workerGroupSpecs"][0], serve["applications"][0]["deployments"][0]
 
 
 def test_serve_replicas_are_reached_on_every_node(documents: list[Document]) -> None:
