@@ -11,16 +11,13 @@ The bound is conserved from one dispatch to the next: with exact service times a
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from service.control.backlog import Backlog, plan_backlog
+from service.control.backlog import EXACT_BATCHES, Backlog, plan_backlog
 from service.control.lane import Lane, Machine, urgency
 
-EXACT_BATCHES = 64
-SEARCH_STEPS = 6
-BUDGET_TOLERANCE = 0.004
-WINDOW = 0.1  # how far below its guess a budget is looked for first
 # A smaller head batch must buy this much budget: it costs throughput.
 WORTHWHILE = 0.01
 
@@ -32,10 +29,8 @@ class HeadPlan(NamedTuple):
     rows: int
 
 
-def plan_head(
-    lanes: Sequence[Lane], machine: Machine, low: float, high: float, near: float | None = None
-) -> HeadPlan | None:
-    """The largest common budget in [low, high] at which all lanes drain in time; None if they do not even at `low`.
+def plan_head(lanes: Sequence[Lane], machine: Machine, high: float, near: float | None = None) -> HeadPlan | None:
+    """The largest common budget up to `high` at which all lanes drain in time; None if they do not even at their low.
 
     Only the most urgent lane's head batch is dispatched. Where its own deadline, or `block_s`, is what limits the
     budget, smaller head batches are tried as well. near: a guess of the budget, to find it sooner.
@@ -44,13 +39,13 @@ def plan_head(
     head = lanes[0]
     alike = len(lanes) == 1 and head.alike
     best: HeadPlan | None = None
-    rows, least = head.batch, low
+    rows, least = head.batch, -1.0
     while True:
         if alike:
-            found = _plan_alike(head, machine, rows, least, high)
+            found = _solve_alike(head, machine, rows, high)
         else:
-            found = _plan_mixed(lanes, machine, rows, (least, high, least if near is None else near))
-        if found.budget is not None and (best is None or found.budget > least):
+            found = _solve(plan_backlog(lanes, rows), machine, high, high if near is None else near)
+        if found.budget is not None and found.budget >= least:
             best, least = HeadPlan(found.budget, rows), min(high, found.budget + WORTHWHILE)
         if rows == 1 or not found.head_binds:
             return best
@@ -75,11 +70,40 @@ def _smaller(lane: Lane, machine: Machine, rows: int, budget: float) -> int:
     return rows
 
 
-def _plan_alike(lane: Lane, machine: Machine, rows: int, low: float, high: float) -> _Found:
-    """The budget for one lane of one-row items."""
+def _solve(backlog: Backlog, machine: Machine, high: float, near: float) -> _Found:
+    """Lateness rises with the budget, and is linear between knots: exact once the right pair of knots is found."""
+    knots = backlog.knots
+    block_s = max(machine.block_s, backlog.head_seconds())
+    top = bisect_left(knots, high, hi=len(knots) - 1)
+    feasible, infeasible = -1, top + 1
+    below: list[float] = []
+    above: list[float] = []
+    at = min(top, bisect_left(knots, near))
+    first = True
+    while infeasible - feasible > 1:
+        found = backlog.late(at, machine, block_s)
+        if max(found) > 0.0:
+            infeasible, above, beside = at, found, at - 1
+        else:
+            feasible, below, beside = at, found, at + 1
+        at = beside if first else (feasible + infeasible) // 2
+        first = False
+    if feasible < 0:
+        return _Found(None, max(above) == above[0])
+    if infeasible > top:
+        return _Found(min(high, knots[top]), False)
+    # lateness is linear between these two knots: the first line that crosses zero, as a share of the way
+    shares = [early / (early - late) if late > 0.0 else 1.0 for early, late in zip(below, above, strict=True)]
+    room, rest = shares[0], min(shares[1:], default=1.0)
+    width = knots[infeasible] - knots[feasible]
+    budget = knots[feasible] + min(room, rest) * width
+    return _Found(min(high, budget), room < rest and budget < high, knots[feasible] + rest * width)
+
+
+def _solve_alike(lane: Lane, machine: Machine, rows: int, high: float) -> _Found:
+    """The same for one lane of one-row items with equal bounds, in closed form."""
     profile, margin = lane.profile, lane.margin
-    floor, ceiling = lane.bounds(lane.items[0])
-    lowest = min(max(low, floor), ceiling)
+    lowest, ceiling = lane.bounds(lane.items[0])
     slack = (lane.items[0].deadline_s - lane.guard_s - machine.now_s) / margin
     rest = longest_batch_s(lane, rows, machine) / margin
     if slack < profile.seconds(lowest, rows) or rest < profile.seconds(lowest, lane.batch):
@@ -87,7 +111,7 @@ def _plan_alike(lane: Lane, machine: Machine, rows: int, low: float, high: float
     by_head = profile.budget_for(min(slack, machine.block_s / margin), rows)
     by_rest = profile.budget_for(rest, lane.batch)
     limit = min(by_head, by_rest)
-    budget = high if limit >= ceiling else min(high, max(low, limit))
+    budget = high if limit >= ceiling else min(high, max(lane.low, limit))
     return _Found(budget, by_head < min(by_rest, high, ceiling))
 
 
@@ -117,52 +141,3 @@ def longest_batch_s(lane: Lane, head_rows: int, machine: Machine) -> float:
         weight = before - 1.0 + whole / workers + ratio(partial, batch)
         allowed.append((items[head_rows + whole * batch].deadline_s - start) / weight)
     return min(allowed)
-
-
-def _plan_mixed(lanes: Sequence[Lane], machine: Machine, rows: int, within: tuple[float, float, float]) -> _Found:
-    """The budget for any lanes. within: low, high, a guess.
-
-    Lateness rises with the budget; where every batch would be on time is searched between a budget that is feasible
-    and one that is not, at the first zero of the chords of all batches. What is returned was found feasible itself.
-    """
-    low, high, near = within
-    backlog = plan_backlog(lanes, rows)
-    block_s = max(machine.block_s, backlog.head_seconds(low))
-    above = backlog.late(high, machine, block_s)
-    if max(above) <= 0.0:
-        return _Found(high, False)
-    if low < near - WINDOW < high:
-        below = backlog.late(near - WINDOW, machine, block_s)
-        if max(below) <= 0.0:
-            return _between(backlog, machine, block_s, (near - WINDOW, below), (high, above))
-        high, above = near - WINDOW, below
-    below = backlog.late(low, machine, block_s)
-    if max(below) > 0.0:
-        return _Found(None, max(below) == below[0])
-    return _between(backlog, machine, block_s, (low, below), (high, above))
-
-
-_Probe = tuple[float, list[float]]  # a budget, and how late every batch is at it
-
-
-def _between(backlog: Backlog, machine: Machine, block_s: float, feasible: _Probe, infeasible: _Probe) -> _Found:
-    (low, below), (high, above) = feasible, infeasible
-    back = 0.0  # where lateness is convex every chord's zero is a little late: aim short of it after each miss
-    for _ in range(SEARCH_STEPS):
-        share = _first_zero(below, above)
-        room = share * (high - low)
-        if room <= BUDGET_TOLERANCE:
-            break
-        middle = low + max(room - back, room / 2)
-        found = backlog.late(middle, machine, block_s)
-        if max(found) <= 0.0:
-            low, below, back = middle, found, 0.0
-        else:
-            high, above, back = middle, found, max(2.0 * back, BUDGET_TOLERANCE / 2)
-    without_head = low + _first_zero(below[1:], above[1:]) * (high - low)
-    return _Found(low, without_head - low > share * (high - low), without_head)
-
-
-def _first_zero(below: Sequence[float], above: Sequence[float]) -> float:
-    """Where the first of the chords from `below` to `above` is zero, as a share of the way; 1 if none is."""
-    return min([early / (early - late) for early, late in zip(below, above, strict=True) if late > 0.0], default=1.0)

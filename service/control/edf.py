@@ -41,6 +41,11 @@ class EdfQueue:
         """What the items cost, if that can be counted: live, as `items`."""
         return self._index.kinds
 
+    @property
+    def alike(self) -> bool:
+        """Items differ in deadline, arrival and priority only, and have one row each."""
+        return self._index.alike
+
     def kinds_with(self, item: QueuedItem) -> Kinds | None:
         """`kinds` as they would be with one more item at its `insertion_point`."""
         return self._index.with_item(self.insertion_point(item), item)

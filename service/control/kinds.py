@@ -54,6 +54,11 @@ class KindIndex:
             return None
         return Kinds(self._codes, self._bounds)
 
+    @property
+    def alike(self) -> bool:
+        """All items have one row and the same bounds and group."""
+        return len(self._bounds) == 1 and not self._counts[_UNCODED] and self._uniform()
+
     def with_item(self, index: int, item: QueuedItem) -> Kinds | None:
         """`kinds` as they would be after `insert`; changes nothing."""
         bounds = item.floor, item.ceiling

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from service.control.kinds import Kinds
 from service.control.profile import ServiceProfile
+from service.control.timetable import clip_bounds
 from service.control.types import QueuedItem
 
 
@@ -51,8 +52,7 @@ class Lane(NamedTuple):
 
     def bounds(self, item: QueuedItem) -> tuple[float, float]:
         """Budgets that `item` may get; its own floor is stronger than the rails."""
-        high = max(min(self.high, item.ceiling), item.floor)
-        return min(max(self.low, item.floor), high), high
+        return clip_bounds(self.low, self.high, (item.floor, item.ceiling))
 
     def floor_seconds_per_row(self, item: QueuedItem) -> float:
         """Time of one row of `item` in a full batch at its lowest budget."""

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from service.control.admission import RetrySlots
 from service.control.backlog import plan_backlog
 from service.control.drain import HeadPlan, plan_head
+from service.control.easy import at_once, fits
+from service.control.edf import EdfQueue
 from service.control.kinds import Kinds
 from service.control.lane import Lane, Machine, head_batch, urgency
 from service.control.profile import Slowdown
 from service.control.shedding import shed_to_feasible
-from service.control.track import Track
+from service.control.track import LawSettings, Track
 from service.control.types import (
     ADMITTED,
     LOW,
@@ -31,25 +33,6 @@ from service.control.types import (
 
 WATCHDOG_S = 1.0
 CLIPPED_BATCHES = 20
-
-
-@dataclass(frozen=True, slots=True)
-class LawSettings:
-    """Constants of the law, all chosen in the simulator (docs/adr/0003).
-
-    margin_sigmas: z, how many sigmas slower than expected a batch may be; admission_sigmas: the same for the admission
-    test, where a false refusal costs as much as a miss. guard_ratio: share of a deadline left for what the profile
-    does not see. block_ratio: longest batch, in default deadlines. rise_limit: largest rise of the budget per dispatch;
-    it falls at once. max_queue: items per model.
-    """
-
-    margin_sigmas: float = 3.5
-    admission_sigmas: float = 1.25
-    block_ratio: float = 0.5
-    guard_ratio: float = 0.05
-    rise_limit: float = 0.15
-    max_queue: int = 10_000
-    cold_service_ratio: float = 1.3
 
 
 class DrainFeasible:
@@ -101,7 +84,7 @@ class DrainFeasible:
             return self._refuse(view, item, self._lateness(view, item), ShedReason.QUEUE_FULL)
         if item.floor > track.plan.max_budget or not math.isfinite(item.deadline_s):
             return self._refuse(view, item, 0.0, ShedReason.FLOOR)
-        if item.best_effort:
+        if item.best_effort or self._easily(view, track, item):
             return ADMITTED
         late = self._lateness(view, item)
         if late <= 0.0:
@@ -119,16 +102,19 @@ class DrainFeasible:
 
     def decide(self, view: ReplicaView) -> Decision | None:
         self._now_s = view.now_s
-        lanes = [self._lane(name, queue.items, queue.kinds) for name, queue in view.queues.items() if queue]
-        if not lanes:
+        waiting = [(self._tracks[name], queue) for name, queue in view.queues.items() if queue]
+        if not waiting:
             return None
-        machine = self._machine(view)
+        machine, alert = self._machine(view), self._watchdog(waiting)
+        careful = bool(alert) or self._refused_lately(waiting)
+        if len(waiting) == 1 and not careful:
+            decision = self._at_once(*waiting[0], machine)
+            if decision is not None:
+                return decision
+        lanes = [self._lane(track, queue.items, queue.kinds) for track, queue in waiting]
         low, high = min([lane.low for lane in lanes]), max([lane.high for lane in lanes])
-        high = max(low, min(high, self.budget + self.settings.rise_limit))
-        alert = self._watchdog(lanes)
-        if alert or self._refused_lately(lanes):
-            high = low
-        plan = plan_head(lanes, machine, low, high, self.budget)
+        high = low if careful else max(low, min(high, self.budget + self.settings.rise_limit))
+        plan = plan_head(lanes, machine, high, self.budget)
         if plan is None or math.isnan(plan.budget):
             decision = self._overloaded(lanes, machine)
         else:
@@ -136,19 +122,26 @@ class DrainFeasible:
             decision = self._dispatch(min(lanes, key=urgency), plan)
         return replace(decision, alert=alert) if alert else decision
 
-    def _watchdog(self, lanes: Sequence[Lane]) -> str:
-        """Why to be careful: nothing was decided for long although something waited, or the profile is far off."""
-        waiting_since = max(self._decided_s, min([lane.items[0].arrival_s for lane in lanes]))
-        patience = max([WATCHDOG_S, *[self._tracks[lane.model].plan.default_deadline_s for lane in lanes]])
-        silent = self._now_s - waiting_since
-        self._decided_s = self._now_s
-        if silent > patience:
-            return f"nothing was decided for {silent:.1f} s while requests waited"
-        return next((alert for lane in lanes if (alert := self._alert(self._tracks[lane.model]))), "")
+    def _at_once(self, track: Track, queue: EdfQueue, machine: Machine) -> Decision | None:
+        """The decision where it needs no search, as nearly always on a replica that is not loaded."""
+        if self.budget + self.settings.rise_limit < track.plan.max_budget:
+            return None
+        decision = at_once(track, queue, machine, self.settings)
+        if decision is not None:
+            self.budget = decision.budget
+        return decision
 
-    def _refused_lately(self, lanes: Sequence[Lane]) -> bool:
+    def _watchdog(self, waiting: Sequence[tuple[Track, EdfQueue]]) -> str:
+        """Why to be careful: nothing was decided for long although something waited, or the profile is far off."""
+        silent = self._now_s - max(self._decided_s, min([queue.items[0].arrival_s for _, queue in waiting]))
+        self._decided_s = self._now_s
+        if silent > WATCHDOG_S and silent > max([track.plan.default_deadline_s for track, _ in waiting]):
+            return f"nothing was decided for {silent:.1f} s while requests waited"
+        return next((alert for track, _ in waiting if (alert := self._alert(track))), "")
+
+    def _refused_lately(self, waiting: Sequence[tuple[Track, EdfQueue]]) -> bool:
         """Load was refused within the last deadline: budget above the floor would be paid with more refusals."""
-        deadline = max([self._tracks[lane.model].plan.default_deadline_s for lane in lanes])
+        deadline = max([track.plan.default_deadline_s for track, _ in waiting])
         return 0.0 <= self._now_s - self._refused_s < deadline
 
     def _alert(self, track: Track) -> str:
@@ -157,16 +150,15 @@ class DrainFeasible:
             return f"the last {CLIPPED_BATCHES} batches took {track.slowdown.CLIP:g} times the profiled time or more"
         return ""
 
-    def _lane(self, model: str, items: Sequence[QueuedItem], kinds: Kinds | None, sigmas: float | None = None) -> Lane:
-        track, settings = self._tracks[model], self.settings
-        plan, slowdown = track.plan, track.slowdown
-        low, high = plan.min_budget, plan.max_budget
-        margin = slowdown.kappa + (settings.margin_sigmas if sigmas is None else sigmas) * slowdown.sigma
-        deadline = min(plan.default_deadline_s, items[0].deadline_s - items[0].arrival_s)
+    def _lane(
+        self, track: Track, items: Sequence[QueuedItem], kinds: Kinds | None, sigmas: float | None = None
+    ) -> Lane:
+        plan, settings, deadline = track.plan, self.settings, track.deadline(items[0])
+        margin = track.margin(settings.margin_sigmas if sigmas is None else sigmas)
         rows = len(items) if kinds else sum([item.rows for item in items[: plan.max_batch]])
-        largest = plan.profile.largest_batch(low, settings.block_ratio * deadline / margin, plan.max_batch)
+        batch = min(rows, track.largest_batch(deadline, margin, settings))
         guard = settings.guard_ratio * deadline if sigmas is None else 0.0
-        return Lane(model, items, min(rows, largest), plan.profile, margin, low, high, guard, kinds)
+        return Lane(plan.name, items, batch, plan.profile, margin, plan.min_budget, plan.max_budget, guard, kinds)
 
     def _machine(self, view: ReplicaView) -> Machine:
         """The workers at the moment when the next batch can start: now, or when the first busy one is done."""
@@ -201,7 +193,7 @@ class DrainFeasible:
         return replace(item, deadline_s=self._now_s + self._tracks[item.model].plan.default_deadline_s)
 
     def _dispatch(self, lane: Lane, plan: HeadPlan) -> Decision:
-        batch = head_batch(lane.items, plan.rows)
+        batch = head_batch(lane.items, plan.rows) if lane.kinds is None else tuple(lane.items[: plan.rows])
         common = min(max(plan.budget, lane.low), lane.high)
         rows, total = 0, 0.0
         for item in batch:
@@ -212,11 +204,17 @@ class DrainFeasible:
         limit = Limit.NONE if common >= lane.high else Limit.LOAD
         return Decision(lane.model, batch, common, predicted, predicted * track.slowdown.kappa, limit=limit)
 
+    def _easily(self, view: ReplicaView, track: Track, item: QueuedItem) -> bool:
+        """Whether there is nothing to think about: its queue is the only one, and far from full."""
+        queue = view.queues.get(item.model)
+        if queue is None or any(other for other in view.queues.values() if other is not queue):
+            return False
+        return fits(track, queue, self._machine(view), self.settings, item)
+
     def _lateness(self, view: ReplicaView, item: QueuedItem, worst_class: int = LOW) -> float:
         """Lateness of the backlog at the floors with `item` in it, classes below `worst_class` left out; seconds."""
         lanes = self._lanes_with(view, item, worst_class)
-        low = min([lane.low for lane in lanes])
-        return plan_backlog(lanes).lateness(low, self._machine(view))
+        return max(plan_backlog(lanes).late(0, self._machine(view)))
 
     def _lanes_with(self, view: ReplicaView, item: QueuedItem, worst_class: int = LOW) -> list[Lane]:
         """The backlog as it would be with `item`; the most urgent lane first."""
@@ -229,7 +227,7 @@ class DrainFeasible:
             if worst_class < LOW:
                 kinds, items = None, [other for other in items if other.priority <= worst_class]
             if items:
-                lanes.append(self._lane(name, items, kinds, self.settings.admission_sigmas))
+                lanes.append(self._lane(self._tracks[name], items, kinds, self.settings.admission_sigmas))
         return sorted(lanes, key=urgency)
 
     def _refuse(self, view: ReplicaView, item: QueuedItem, late_s: float, reason: ShedReason) -> Admission:

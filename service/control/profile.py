@@ -9,6 +9,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from service.control.timetable import Timetable
 
 MAX_RELATIVE_ERROR = 0.3
 AFFINE_RELATIVE_ERROR = 0.1
@@ -39,6 +43,7 @@ class ServiceProfile:
         self._check()
         self._times: dict[float, list[float]] = {}
         self._ratios: dict[tuple[int, int], float] = {}
+        self.timetables: dict[object, Timetable] = {}
         self._rows: list[tuple[float, ...]] = [self._interpolate_rows(rows) for rows in range(self.batches[-1] + 1)]
 
     @classmethod

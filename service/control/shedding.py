@@ -76,10 +76,11 @@ def _shed_rest(lanes: Sequence[Lane], gone: set[int], machine: Machine) -> list[
     while len(shed) < MAX_SINGLE_SHEDS:
         rest = [lane.of([i for i in lane.items if i.sequence not in gone]) for lane in lanes]
         rest = sorted([lane for lane in rest if lane.items], key=urgency)
-        backlog = plan_backlog(rest) if rest else None
-        low = min([lane.low for lane in rest], default=0.0)
-        late = backlog.first_late(low, machine) if backlog and backlog.lateness(low, machine) > 0.0 else None
-        if backlog is None or late is None:
+        if not rest:
+            break
+        backlog = plan_backlog(rest)
+        late = next((index for index, late_s in enumerate(backlog.late(0, machine)) if late_s > 0.0), None)
+        if late is None:
             break
         candidates = [
             (item.priority, lane.floor_seconds_per_row(item) * item.rows, item.sequence, item)

@@ -1,15 +1,35 @@
-"""What a law remembers between decisions: rates, and per model its plan and slowdown."""
+"""The constants of the law, and what it remembers between decisions: rates, and per model its plan and slowdown."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 from service.control.edf import EdfQueue
 from service.control.profile import Slowdown
-from service.control.types import ModelPlan
+from service.control.types import ModelPlan, QueuedItem
 
 RATE_WINDOW_S = 0.2
 IN_USE_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class LawSettings:
+    """Constants of the law, all chosen in the simulator (docs/adr/0003).
+
+    margin_sigmas: z, how many sigmas slower than expected a batch may be; admission_sigmas: the same for the admission
+    test, where a false refusal costs as much as a miss. guard_ratio: share of a deadline left for what the profile
+    does not see. block_ratio: longest batch, in default deadlines. rise_limit: largest rise of the budget per dispatch;
+    it falls at once. max_queue: items per model.
+    """
+
+    margin_sigmas: float = 3.5
+    admission_sigmas: float = 1.25
+    block_ratio: float = 0.5
+    guard_ratio: float = 0.05
+    rise_limit: float = 0.15
+    max_queue: int = 10_000
+    cold_service_ratio: float = 1.3
 
 
 class Rate:
@@ -36,9 +56,21 @@ class Track:
         self.slowdown = slowdown
         self.arrivals = Rate(RATE_WINDOW_S)
 
+    def margin(self, sigmas: float) -> float:
+        """Seconds that a profiled second may take."""
+        return self.slowdown.kappa + sigmas * self.slowdown.sigma
+
+    def largest_batch(self, deadline_s: float, margin: float, settings: LawSettings) -> int:
+        """Rows of the largest batch that leaves room for more urgent arrivals, at the lowest budget."""
+        allowed_s = settings.block_ratio * deadline_s / margin
+        return self.plan.profile.largest_batch(self.plan.min_budget, allowed_s, self.plan.max_batch)
+
+    def deadline(self, first: QueuedItem) -> float:
+        """Relative deadline to plan with while `first` is the most urgent request, seconds."""
+        return min(self.plan.default_deadline_s, first.deadline_s - first.arrival_s)
+
     def shortest_deadline(self, now_s: float, queue: EdfQueue) -> float:
         """Relative deadline that the next arrivals may have, seconds; infinite for a model that is not in use."""
         if queue:
-            head = queue.items[0]
-            return min(self.plan.default_deadline_s, head.deadline_s - head.arrival_s)
+            return self.deadline(queue.items[0])
         return self.plan.default_deadline_s if now_s - self.arrivals.last_s < IN_USE_S else math.inf
