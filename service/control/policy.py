@@ -106,7 +106,7 @@ class DrainFeasible:
         if not waiting:
             return None
         machine, alert = self._machine(view), self._watchdog(waiting)
-        careful = bool(alert) or self._refused_lately(waiting)
+        careful = bool(alert) or self._refused_lately([track.plan.name for track, _ in waiting])
         if len(waiting) == 1 and not careful:
             decision = self._at_once(*waiting[0], machine)
             if decision is not None:
@@ -139,9 +139,9 @@ class DrainFeasible:
             return f"nothing was decided for {silent:.1f} s while requests waited"
         return next((alert for track, _ in waiting if (alert := self._alert(track))), "")
 
-    def _refused_lately(self, waiting: Sequence[tuple[Track, EdfQueue]]) -> bool:
+    def _refused_lately(self, models: Iterable[str]) -> bool:
         """Load was refused within the last deadline: budget above the floor would be paid with more refusals."""
-        deadline = max([track.plan.default_deadline_s for track, _ in waiting])
+        deadline = max([self._tracks[model].plan.default_deadline_s for model in models])
         return 0.0 <= self._now_s - self._refused_s < deadline
 
     def _alert(self, track: Track) -> str:
@@ -212,9 +212,17 @@ class DrainFeasible:
         return fits(track, queue, self._machine(view), self.settings, item)
 
     def _lateness(self, view: ReplicaView, item: QueuedItem, worst_class: int = LOW) -> float:
-        """Lateness of the backlog at the floors with `item` in it, classes below `worst_class` left out; seconds."""
-        lanes = self._lanes_with(view, item, worst_class)
-        return max(plan_backlog(lanes).late(0, self._machine(view)))
+        """Lateness of the backlog at the floors with `item` in it, classes below `worst_class` left out; seconds.
+
+        Urgent requests need not share a full head batch with what can wait, so not positive as well where a smaller one
+        is on time; unless load is refused anyway: then only full batches count, since smaller ones serve less.
+        """
+        lanes, machine = self._lanes_with(view, item, worst_class), self._machine(view)
+        backlog = plan_backlog(lanes)
+        late_s = max(backlog.late(0, machine))
+        if late_s <= 0.0 or self._refused_lately([lane.model for lane in lanes]):
+            return late_s
+        return late_s if plan_head(lanes, machine, backlog.knots[0]) is None else 0.0
 
     def _lanes_with(self, view: ReplicaView, item: QueuedItem, worst_class: int = LOW) -> list[Lane]:
         """The backlog as it would be with `item`; the most urgent lane first."""

@@ -323,6 +323,19 @@ def test_an_urgent_arrival_makes_room_by_evicting_a_lower_class_only():
     assert full == len(queue)
 
 
+def test_an_urgent_request_is_admitted_in_front_of_what_can_wait():
+    """Together with the others, one of them pinned, it would be late; it need not share their batch."""
+    law = learnt(PLAN)
+    patient = [QueuedItem("a", 0.2, 0.0, i, floor=0.1 if i else 1.0) for i in range(7)]
+    admission = law.admit(view_of(patient), QueuedItem("a", 0.012, 0.0, 9, floor=0.1))
+    assert admission.ok
+    assert not admission.evicted
+    urgent = QueuedItem("a", 0.012, 0.0, 9, floor=0.1)
+    answered, sheds = play_exactly(learnt(PLAN), [*patient, urgent], 1, ["a"], {"a": PLAN})
+    assert not sheds
+    assert all(finish <= item.deadline_s for finish, item, _ in answered)
+
+
 def test_refusals_name_what_stands_in_the_way():
     law = learnt(PLAN)
     empty = view_of([])
