@@ -16,7 +16,10 @@ from swan_runtime.plan import Plan
 
 @dataclass(frozen=True, slots=True)
 class GatedEncoderConfig:
-    """all-MiniLM-L6-v2's sizes. rank: of the gates; granularity: a mask per "token" or per "request"."""
+    """all-MiniLM-L6-v2's sizes. rank: of the gates; granularity: a mask per "token" or per "request".
+
+    pool: where a request's mask comes from: "scores" of its tokens, or the "input", one learned score of the mean token.
+    """
 
     vocabulary: int = 30522
     max_positions: int = 512
@@ -27,6 +30,7 @@ class GatedEncoderConfig:
     epsilon: float = 1e-12
     rank: int = 64
     granularity: str = "token"
+    pool: str = "scores"
 
 
 class SelfAttention(nn.Module):
@@ -58,8 +62,9 @@ class EncoderLayer(nn.Module):
         super().__init__()
         self.attention = SelfAttention(config)
         self.attention_norm = nn.LayerNorm(config.width, config.epsilon)
-        self.ffn = GatedFFN(config.width, config.num_units, config.rank, "gelu", config.granularity)
-        self.ffn.gate = LowRankGate(config.width, config.num_units, config.rank, "deviation", "gelu")
+        self.ffn = GatedFFN(config.width, config.num_units, config.rank, "gelu", config.granularity, config.pool)
+        score = "logit" if config.pool == "input" else "deviation"
+        self.ffn.gate = LowRankGate(config.width, config.num_units, config.rank, score, "gelu")
         self.ffn_norm = nn.LayerNorm(config.width, config.epsilon)
 
     def forward(self, x: Tensor, lengths: Sequence[int], plan: Plan | None) -> Tensor:

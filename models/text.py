@@ -21,6 +21,7 @@ from models.gated import PLATFORM, GatedServable, package_table
 from models.gated_encoder import GatedEncoder, GatedEncoderConfig, adopt_minilm_
 from models.interface import Arrays, TensorSpec
 from models.package import BaseWeights, Package
+from models.weight_changes import changed
 from swan_runtime.errors import CheckpointError, InvalidInputError
 
 INPUTS = (TensorSpec("TEXT", "BYTES", (1,)),)
@@ -94,7 +95,11 @@ def original_codec(base: BaseWeights = BASE) -> TextCodec:
 
 def apply_changes_(network: GatedEncoder, path: Path) -> None:
     """Overlay the package's tensors. They must exist in the network with the same shape, and include every gate."""
-    changes, state = load_file(path), network.state_dict()
+    state = network.state_dict()
+    try:
+        changes = changed(state, load_file(path))
+    except (KeyError, RuntimeError) as error:
+        raise CheckpointError(path.name, "changes of the network's tensors", str(error)) from None
     for name, value in changes.items():
         if name not in state or state[name].shape != value.shape:
             raise CheckpointError(name, "a tensor of the network with its shape", str(list(value.shape)))

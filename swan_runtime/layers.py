@@ -169,7 +169,7 @@ class GatedMLP(GatedLayer):
         hidden = self.unit_values(flat)
         gates = self.open_gates(plan, self.scores(flat, hidden, layout), self.spend(layout))
         if self.granularity == "request" and layout.rows is not None:
-            gates = gates[layout.rows]
+            gates = gates.index_select(0, layout.rows)  # whose backward adds rows up many times faster than indexing's
         down: Tensor = self.down(self.blend(hidden, gates))
         return layout.restore(down)
 

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from models.data.descriptions import Description
+from models.data.descriptions import Description, sample_descriptions
 from models.data.fetch import FetchError
 
 SECTIONS = frozenset(
@@ -77,26 +77,63 @@ def sample(rows: list[Description]) -> list[Description]:
     ]
 
 
+def training_pairs(packages: str, translations: str) -> list[tuple[str, str]]:
+    """(short, long) texts of every package whose source is in neither held-out split, each long text once.
+
+    Unlike the sample: every section and every binary package, as more text teaches more.
+    """
+    held_out = [row for split in ("calibration", "test") for row in sample_descriptions(split)]
+    sources = {row.source for row in held_out}
+    seen = {text for row in held_out for text in (row.short, row.long)}
+    longs = {item["Description-md5"]: item.get("Description-en", "") for item in stanzas(translations)}
+    pairs: list[tuple[str, str]] = []
+    for item in stanzas(packages):
+        source = item.get("Source", item["Package"]).split(" ")[0]
+        short = item.get("Description", "").split("\n")[0]
+        long = long_text(longs.get(item.get("Description-md5", ""), ""))
+        if source in sources or len(short) < 10 or len(long) < 40 or short in seen or long in seen:
+            continue
+        seen.add(long)
+        pairs.append((short, long))
+    return pairs
+
+
+def index_of(folder: Path | None) -> tuple[str, str]:
+    """(Packages, Translation-en) of Debian main: from a folder of apt's lists, or by `apt-get update`. FetchError."""
+    if folder is not None:
+        return _lists(folder)
+    with tempfile.TemporaryDirectory() as scratch:
+        return read_index(Path(scratch) / "lists")
+
+
 def read_index(folder: Path) -> tuple[str, str]:
     """(Packages, Translation-en) of Debian main by one `apt-get update` into `folder`."""
     (folder / "partial").mkdir(parents=True)
     options = ["-o", "Acquire::Languages=en", "-o", f"Dir::State::lists={folder}", "-o", "APT::Sandbox::User=root"]
     try:
         subprocess.run(["apt-get", "update", "-q", *options], check=True, capture_output=True)
+    except (FileNotFoundError, subprocess.CalledProcessError) as error:
+        raise FetchError(f"Debian's package index cannot be read here: {error}; or pass --data DIR") from None
+    return _lists(folder)
+
+
+def _lists(folder: Path) -> tuple[str, str]:
+    try:
         return _cat(folder, "*_main_binary-*_Packages*"), _cat(folder, "*_main_i18n_Translation-en*")
     except (FileNotFoundError, subprocess.CalledProcessError) as error:
-        raise FetchError(f"Debian's package index cannot be read here: {error}") from None
+        raise FetchError(f"{folder}: no lists of apt with Translation-en that can be read: {error}") from None
 
 
 def _cat(folder: Path, pattern: str) -> str:
     found = sorted(folder.glob(pattern))
+    if not found:
+        raise FetchError(f"{folder}: expected files {pattern}, found none")
     command = ["/usr/lib/apt/apt-helper", "cat-file", *map(str, found)]
     return subprocess.run(command, check=True, capture_output=True).stdout.decode("utf-8")
 
 
 def main(out: Path) -> None:
-    with tempfile.TemporaryDirectory() as scratch:
-        rows = sample(candidates(*read_index(Path(scratch) / "lists")))
+    rows = sample(candidates(*index_of(None)))
     lines = "\n".join(json.dumps(asdict(row), ensure_ascii=False) for row in rows)
     out.write_bytes(gzip.compress(lines.encode("utf-8"), mtime=0))
 

@@ -1,65 +1,138 @@
-"""minilm-embedder: all-MiniLM-L6-v2 with gates fitted to package descriptions; its own weights stay untouched."""
+"""minilm-embedder: all-MiniLM-L6-v2 whose feed-forward units are gated per request, distilled from the original."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import typer
 from rich.console import Console
-from safetensors.torch import load
-from tokenizers import Tokenizer
+from torch import Tensor
 
-from models.data.descriptions import sample_descriptions
-from models.gated_encoder import GatedEncoder, GatedEncoderConfig, adopt_minilm_
+from models.data.debian_index import index_of, training_pairs
+from models.data.descriptions import Description, sample_descriptions
+from models.gated_encoder import GatedEncoder, GatedEncoderConfig
 from models.package import Manifest
-from models.recipes.packaging import write_package
+from models.recipes.encoder_blocks import fit_request_gate_, train_block_
+from models.recipes.encoder_distillation import Distillation, distil_
+from models.recipes.encoder_lessons import encoder_layers, learn_from
+from models.recipes.fashion_training import learn_means_
+from models.recipes.packaging import training_record, write_package
 from models.recipes.text_quality import paired_texts, recall_at_1, text_batches
+from models.recipes.training import TrainConfig
 from models.registry import shipped_repository
-from models.text import BASE, FOLDER, INPUTS, OUTPUTS, PREPROCESSING, TextCodec, base_files
-from swan_runtime.calibrate import CalibrationConfig, calibrate
-from swan_runtime.fit import fit_gates_
+from models.text import BASE, INPUTS, OUTPUTS, PREPROCESSING, TextCodec, original_codec, original_encoder
+from models.weight_changes import changed, changes_of
+from swan_runtime.budget import CalibrationTable
+from swan_runtime.calibrate import CalibrationConfig, calibrate, fit_thresholds, measure
 
-BUDGETS = (0.2, 0.3, 0.4, 0.5, 0.7, 1.0)
+BUDGETS = (0.2, 0.25, 0.3, 0.4, 0.5, 0.7, 1.0)
 NAME = "minilm-embedder"
-DESCRIPTION = "Embeds sentences (all-MiniLM-L6-v2); the feed-forward units are gated per token"
+DESCRIPTION = "Embeds sentences (all-MiniLM-L6-v2); the feed-forward units are gated per request"
+PAIRS = 4000
+BLOCKS = TrainConfig(epochs=3, batch_rows=128, max_lr=4e-4, weight_decay=0.0, warm_up=0.1, max_grad_norm=0.5)
+WHOLE = Distillation(
+    TrainConfig(epochs=3, batch_rows=12, max_lr=1e-4, weight_decay=0.0, warm_up=0.1, max_grad_norm=1.0, gate_lr=0.1)
+)
+CHECKED = 150
+"""Held-out pairs whose retrieval is shown after each epoch."""
 
 
 def main(
-    quick: Annotated[bool, typer.Option(help="Few texts and budgets: under a minute, for tests.")] = False,
+    quick: Annotated[bool, typer.Option(help="Few texts, one epoch: under a minute, for tests.")] = False,
     out: Annotated[Path | None, typer.Option(help="Model repository to write to.")] = None,
-    rank: Annotated[int, typer.Option(help="Rank of the gates.")] = 48,
-    granularity: Annotated[str, typer.Option(help="A mask per token or per request.")] = "token",
+    data: Annotated[Path | None, typer.Option(help="Folder of apt's lists (Packages, Translation-en).")] = None,
+    work: Annotated[Path, typer.Option(help="Checkpoints; a broken-off run goes on from here.")] = Path("out/recipes"),
+    rank: Annotated[int, typer.Option(help="Rank of the gates.")] = 64,
+    seed: Annotated[int, typer.Option(help="Of the texts drawn, their order and the budgets.")] = 0,
 ) -> None:
-    """Fit gates from the data (PCA of each block's inputs), calibrate on held-out packages, write the package."""
+    """Fit gates, train block by block, then the whole encoder; calibrate on held-out packages; write the package."""
     console = Console()
-    files = base_files(BASE)
-    network = GatedEncoder(GatedEncoderConfig(rank=rank, granularity=granularity))
-    adopt_minilm_(network, load(files[f"{FOLDER}/model.safetensors"])).eval()
-    codec = TextCodec(Tokenizer.from_str(files[f"{FOLDER}/tokenizer.json"].decode("utf-8")))
+    torch.manual_seed(seed)
+    original, codec = original_encoder(), original_codec()
+    base = original.state_dict()
+    network = GatedEncoder(GatedEncoderConfig(rank=rank, granularity="request", pool="input"))
+    network.load_state_dict({name: v for name, v in base.items() if ".gate." not in name}, strict=False)
 
-    train = sample_descriptions("train")[: 32 if quick else 256]
-    console.print(f"fitting gates of rank {rank} on {len(train)} descriptions")
-    fit_gates_(network, text_batches(codec, [row.long for row in train]))
+    def checkpoint(stage: str) -> Path | None:
+        return None if quick else work / NAME / f"{seed}-{stage}.safetensors"
 
+    def sized(config: TrainConfig) -> TrainConfig:
+        return replace(config, seed=seed, epochs=1, batch_rows=8) if quick else replace(config, seed=seed)
+
+    pairs = _pairs(quick, data, seed)
+    console.print(f"the original reads {len(pairs)} pairs of texts")
+    lessons = learn_from(original, codec, pairs, seed)
+    for layer, seen in zip(encoder_layers(network), lessons.blocks, strict=True):
+        fit_request_gate_(layer, seen)
+    learn_means_(network)
+    for i, (layer, seen) in enumerate(zip(encoder_layers(network), lessons.blocks, strict=True)):
+        train_block_(f"block {i}", layer, seen, sized(BLOCKS), checkpoint(f"block-{i}"))
     held_out = sample_descriptions("calibration")[: 24 if quick else 500]
-    config = CalibrationConfig(NAME, "recall_at_1", BUDGETS[2::2] if quick else BUDGETS)
-    console.print(f"calibrating {len(config.budgets)} budgets on {len(held_out)} packages held out")
-    thresholds_on = text_batches(codec, [row.long for row in held_out[:64]])
-    batches = text_batches(codec, paired_texts(held_out))
-    table = calibrate(network, batches, recall_at_1, config, thresholds_on)
+    shown = _quality(network, codec, held_out[:CHECKED])
+    console.print(f"after the blocks: {dict(shown())}")
+    how = replace(WHOLE, train=sized(WHOLE.train))
+    distil_(network, lessons, how, checkpoint("whole"), shown)
+
+    changes = changes_of(base, network.state_dict())
+    network.load_state_dict(changed(base, changes), strict=False)
+    network.eval()
+    table = _calibrated(network, codec, held_out, quick)
     for point in table.points:
         share = point.macs_mean / table.macs_dense
         console.print(f"budget {point.budget:.2f}  MACs {share:.2f}  R@1 {point.quality:.3f}")
+    record = training_record(
+        "minilm_embedder", seed, block_epochs=BLOCKS.epochs, epochs=WHOLE.train.epochs, pairs=PAIRS
+    )
+    described = replace(_manifest(network), training=record)
+    console.print(f"wrote {write_package(out or shipped_repository(), '1', described, changes, table)}")
 
-    manifest = Manifest(
+
+def _pairs(quick: bool, data: Path | None, seed: int) -> list[tuple[str, str]]:
+    if quick:
+        return [(row.short, row.long) for row in sample_descriptions("train")[:32]]
+    return random.Random(seed).sample(training_pairs(*index_of(data)), PAIRS)
+
+
+def _quality(network: GatedEncoder, codec: TextCodec, rows: Sequence[Description]) -> Callable[[], Mapping[str, float]]:
+    """Recall at 1 in full and at budget 0.3, on held-out pairs."""
+    batches = text_batches(codec, paired_texts(rows))
+    config = CalibrationConfig(NAME, "recall_at_1", fit_rounds=1)
+
+    def call() -> Mapping[str, float]:
+        with torch.autocast("cpu", torch.bfloat16):
+            return {f"R@1 at {b}": _recall(network, batches, b, config) for b in (1.0, 0.3)}
+
+    return call
+
+
+def _recall(
+    network: GatedEncoder, batches: Sequence[tuple[list[int], Tensor]], budget: float, config: CalibrationConfig
+) -> float:
+    thresholds = fit_thresholds(network, batches, budget, config)
+    return recall_at_1(measure(network, batches, thresholds).outputs.float())
+
+
+def _calibrated(
+    network: GatedEncoder, codec: TextCodec, held_out: Sequence[Description], quick: bool
+) -> CalibrationTable:
+    config = CalibrationConfig(NAME, "recall_at_1", BUDGETS[2::4] if quick else BUDGETS)
+    thresholds_on = text_batches(codec, [text for row in held_out[:64] for text in (row.short, row.long)])
+    return calibrate(network, text_batches(codec, paired_texts(held_out)), recall_at_1, config, thresholds_on)
+
+
+def _manifest(network: GatedEncoder) -> Manifest:
+    return Manifest(
         name=NAME,
         family="gated_encoder",
         config=asdict(network.config),
         description=DESCRIPTION,
         licence="Apache-2.0",
-        credits="all-MiniLM-L6-v2 (sentence-transformers), Apache-2.0; gates fitted on Debian package descriptions",
+        credits="all-MiniLM-L6-v2 (sentence-transformers), Apache-2.0; distilled on Debian package descriptions",
         preprocessing=PREPROCESSING,
         inputs=INPUTS,
         outputs=OUTPUTS,
@@ -67,12 +140,6 @@ def main(
         default_deadline_s=0.25,
         base_weights=BASE,
     )
-    learned = {name: value for name, value in network.state_dict().items() if _is_learned(name)}
-    console.print(f"wrote {write_package(out or shipped_repository(), '1', manifest, learned, table)}")
-
-
-def _is_learned(name: str) -> bool:
-    return ".gate." in name or name.endswith(".ffn.mean")
 
 
 if __name__ == "__main__":

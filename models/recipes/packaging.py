@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import platform
 import re
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -38,6 +41,25 @@ def write_package(
     shutil.rmtree(folder, ignore_errors=True)
     scratch.rename(folder)  # NOTE: a killed recipe leaves the old package or the new one
     return folder
+
+
+def training_record(recipe: str, seed: int, **numbers: float) -> dict[str, str | float]:
+    """How a package's weights came about, for its manifest and card. numbers: epochs and the like."""
+    return {
+        "command": f"python -m models.recipes.{recipe}",
+        "seed": seed,
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": processor_name(),
+        "torch": torch.__version__,
+        **numbers,
+    }
+
+
+def processor_name() -> str:
+    """The CPU's name as Linux gives it, else the architecture."""
+    info = Path("/proc/cpuinfo")
+    found = re.search(r"^model name\s*:\s*(.+)$", info.read_text(), re.MULTILINE) if info.exists() else None
+    return found.group(1).strip() if found else platform.machine()
 
 
 def tensors_of(network: nn.Module) -> dict[str, Tensor]:
