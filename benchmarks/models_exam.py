@@ -47,7 +47,7 @@ class ImageExam:
 
     def __init__(self, images: int, bulk_rows: int = 250) -> None:
         taken = test_images().take(slice(0, images))
-        pixels = torch.from_numpy(taken.scaled)
+        pixels = torch.from_numpy(taken.scaled())
         self.labels = torch.from_numpy(taken.labels.copy())
         self.n = len(taken)
         self.batches: list[Inputs] = [(part,) for part in pixels.split(bulk_rows)]

@@ -28,7 +28,7 @@ def samples_for(spec: InputSpec, count: int, seed: int = 0) -> list[Sample]:
         raise ValueError(f"no data at hand for an input of shape {list(spec.shape)}; load tests know [784] and BYTES")
     picks = rng.permutation(len(images))[:count]
     chosen = images.take(picks)
-    rows = zip(chosen.scaled, chosen.labels, strict=True)
+    rows = zip(chosen.scaled(), chosen.labels, strict=True)
     return [Sample(row.reshape(spec.shape), int(label)) for row, label in rows]
 
 

@@ -68,7 +68,7 @@ def sample_data(model: GatedServable) -> tuple[UserData, UserData]:
     if spec.shape != (784,):
         raise InvalidInputError("data", "a file (--data): no sample for this model ships", "none")
     images = test_images()
-    whole = UserData({spec.name: images.scaled}, images.labels)
+    whole = UserData({spec.name: images.scaled()}, images.labels)
     return whole.take(slice(-SAMPLE_IMAGES, None)), whole.take(slice(0, len(whole) - SAMPLE_IMAGES))
 
 

@@ -18,7 +18,7 @@ from swan_runtime.plan import Plan
 class GatedEncoderConfig:
     """all-MiniLM-L6-v2's sizes. rank: of the gates; granularity: a mask per "token" or per "request".
 
-    pool: where a request's mask comes from: "scores" of its tokens, or the "input", one learned score of the mean token.
+    pool: what a request's mask comes from: the "scores" of its tokens, or the "input", scores of its mean token.
     """
 
     vocabulary: int = 30522

@@ -36,7 +36,7 @@ class PixelCodec:
 
     def example(self, rows: int) -> Arrays:
         """The first test images, again and again."""
-        images = test_images().take(slice(0, min(rows, 1024))).scaled
+        images = test_images().take(slice(0, min(rows, 1024))).scaled()
         return {"INPUT": np.resize(images, (rows, images.shape[1]))}
 
 

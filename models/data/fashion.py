@@ -49,9 +49,8 @@ class Images:
     def take(self, rows: NDArray[np.int64] | slice) -> Images:
         return Images(self.pixels[rows], self.labels[rows])
 
-    @property
     def scaled(self) -> NDArray[np.float32]:
-        """Pixels as the models take them: float32 [n, 784] in 0..1."""
+        """Pixels as the models take them, converted anew: float32 [n, 784] in 0..1."""
         return self.pixels.astype(np.float32) / np.float32(255.0)
 
 

@@ -12,7 +12,7 @@ from copy import deepcopy
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from models.gated_encoder import EncoderLayer
@@ -36,7 +36,7 @@ def fit_request_gate_(layer: EncoderLayer, seen: BlockInputs) -> None:
     ffn, gate = layer.ffn, layer.ffn.gate
     assert isinstance(gate, LowRankGate)
     tokens, means = seen.tokens[:FIT_TEXTS], seen.means[:FIT_TEXTS]
-    hidden = torch.cat([ffn.unit_values(part.float()) for part in tokens.split(256)])  # [n, TOKENS, units]
+    hidden = torch.cat([ffn.unit_values(part.float()) for part in torch.split(tokens, 256)])  # [n, TOKENS, units]
     ffn.mean.copy_(hidden.mean((0, 1)))
     matter = ((hidden - ffn.mean) * ffn.down.weight.norm(dim=0)).square().mean(1).sqrt()
     usual, center = matter.mean(0), means.mean(0)
@@ -98,12 +98,10 @@ def group_budgets(rows: int) -> Tensor:
 
 def _gated(layer: EncoderLayer, x: Tensor, means: Tensor, plan: SoftPlan) -> Tensor:
     """The block on x [n, TOKENS, D], with masks from the mean of *all* tokens of each text [n, D]."""
-    ffn: nn.Module = layer.ffn
-    scores = layer.ffn.gate.scores(means)
-    gates = plan.gates(LayerInfo(layer.ffn.name, layer.ffn.num_units, layer.ffn.unit_macs * TOKENS), scores)
-    hidden = layer.ffn.unit_values(x)
-    mean = layer.ffn.mean.to(hidden.dtype)
-    out: Tensor = F.linear(
-        mean + gates[:, None].to(hidden.dtype) * (hidden - mean), layer.ffn.down.weight, layer.ffn.down.bias
-    )
+    ffn = layer.ffn
+    scores = ffn.gate.scores(means)
+    gates = plan.gates(LayerInfo(ffn.name, ffn.num_units, ffn.unit_macs * TOKENS), scores)
+    hidden = ffn.unit_values(x)
+    mean = ffn.mean.to(hidden.dtype)
+    out: Tensor = F.linear(mean + gates[:, None].to(hidden.dtype) * (hidden - mean), ffn.down.weight, ffn.down.bias)
     return out

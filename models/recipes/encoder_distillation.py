@@ -20,7 +20,7 @@ from swan_runtime.schedule import exponential
 
 @dataclass(frozen=True, slots=True)
 class Distillation:
-    """low: smallest budget. groups: budgets in a step, each for as many pairs. temperature: of the gates, first to last.
+    """low: smallest budget. groups: budgets in a step, each for as many pairs. temperature: of gates, first to last.
 
     sharpness: softmax temperature of cosines, as the original was trained with (scale 20). Weights of the loss: near,
     1 - cosine to the original; agree, KL of the similarities to all of the lessons' texts, which is what retrieval

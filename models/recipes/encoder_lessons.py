@@ -46,7 +46,7 @@ def learn_from(original: GatedEncoder, codec: TextCodec, pairs: Sequence[tuple[s
     source = torch.Generator().manual_seed(seed)
     texts = [pair[0] for pair in pairs] + [pair[1] for pair in pairs]
     lengths, joined = codec.encode_texts(texts)
-    ids = [row[:MAX_TOKENS] for row in joined.split(lengths)]
+    ids = [row[:MAX_TOKENS] for row in torch.split(joined, lengths)]
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))  # texts of a length together: no padding in attention
     blocks = encoder_layers(original)
     tokens: list[list[Tensor]] = [[] for _ in blocks]

@@ -42,7 +42,7 @@ class Splits:
 
 
 def batches_of(images: fashion.Images, rows: int = 500) -> list[tuple[Tensor]]:
-    return [(part,) for part in torch.split(torch.from_numpy(images.scaled), rows)]
+    return [(part,) for part in torch.split(torch.from_numpy(images.scaled()), rows)]
 
 
 def accuracy(outputs: Tensor, labels: Sequence[int] | Tensor) -> float:

@@ -1,4 +1,4 @@
-"""fashion-mlp: dense teacher, gates from its first layer, one network for every budget, package, static rivals."""
+"""fashion-mlp: dense teacher, gates from its first layer, one network for every budget, package."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from models.package import read_package
 from models.recipes.fashion_data import BUDGETS, Splits, calibration_table, manifest
 from models.recipes.fashion_training import GatedTraining, train_dense, train_gated
 from models.recipes.lessons import banked_lessons, fresh_lessons
-from models.recipes.packaging import tensors_of, write_package, write_rival
+from models.recipes.packaging import tensors_of, training_record, write_package, write_rival
 from models.recipes.training import TrainConfig
 from models.registry import shipped_repository
 from models.swan_mlp import DenseMLP, SwanMLP, SwanMLPConfig, adopt_
@@ -24,8 +24,6 @@ from swan_runtime.fit import fit_gates_
 NAME = "fashion-mlp"
 DESCRIPTION = "Classifies 28x28 pictures of clothes; a perceptron whose units are gated per picture (SWAN)"
 DENSE = TrainConfig(epochs=30, batch_rows=256, max_lr=1.5e-3, weight_decay=0.05)
-STATIC = TrainConfig(epochs=20, batch_rows=256, max_lr=2e-3, weight_decay=0.02)
-STATIC_SIZES = (128, 192, 320)  # 6, 10 and 19 % of the dense network's MACs
 GATED = GatedTraining(
     TrainConfig(epochs=40, batch_rows=256, max_lr=1e-3, weight_decay=0.02, warm_up=0.1), low=0.06, distil=0.8
 )
@@ -40,7 +38,7 @@ def main(
     out: Annotated[Path | None, typer.Option(help="Model repository to write to.")] = None,
     data: Annotated[Path | None, typer.Option(help="Folder with the training files, instead of apt.")] = None,
     work: Annotated[Path, typer.Option(help="Checkpoints; a broken-off run goes on from here.")] = Path("out/recipes"),
-    rivals: Annotated[Path | None, typer.Option(help="Also train the static rivals and keep them here.")] = None,
+    rivals: Annotated[Path | None, typer.Option(help="Also keep the dense teacher here.")] = None,
     seed: Annotated[int, typer.Option(help="Of initial weights, order and augmentation.")] = 0,
 ) -> None:
     """Train, calibrate and package. About 10 minutes on two quiet cores."""
@@ -66,18 +64,10 @@ def main(
     held_out = splits.calibration.take(slice(0, 500 if quick else None))
     table = calibration_table(NAME, network, held_out, BUDGETS[::4] if quick else BUDGETS)
     described = manifest(NAME, "swan_mlp", asdict(network.config), DESCRIPTION, deadline_s=0.05)
-    folder = write_package(out or shipped_repository(), "1", described, tensors_of(network), table)
-    console.print(f"wrote {folder}")
-    if rivals is None:
-        return
-    write_rival(rivals / NAME / "dense.safetensors", teacher)
-    for hidden in STATIC_SIZES:
-        torch.manual_seed(seed)
-        small = DenseMLP(SwanMLPConfig(hidden=hidden), dropout=0.0)
-        train_dense(
-            f"static {hidden}", small, splits, sized(STATIC), checkpoint(f"static-{hidden}"), lessons, GATED.distil
-        )
-        write_rival(rivals / NAME / f"static-{hidden}.safetensors", small)
+    described = replace(described, training=training_record("fashion_mlp", seed, epochs=GATED.train.epochs))
+    console.print(f"wrote {write_package(out or shipped_repository(), '1', described, tensors_of(network), table)}")
+    if rivals is not None:
+        write_rival(rivals / NAME / "dense.safetensors", teacher)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from models.gated_resnet import GatedResNet, GatedResNetConfig, folded
 from models.recipes.fashion_data import BUDGETS, Splits, calibration_table, manifest
 from models.recipes.fashion_training import GatedTraining, train_dense, train_gated
 from models.recipes.lessons import fresh_lessons
-from models.recipes.packaging import tensors_of, write_package, write_rival
+from models.recipes.packaging import tensors_of, training_record, write_package, write_rival
 from models.recipes.training import TrainConfig
 from models.registry import shipped_repository
 from swan_runtime.fit import fit_gates_
@@ -65,8 +65,8 @@ def main(
     held_out = splits.calibration.take(slice(0, 200 if quick else None))
     table = calibration_table(NAME, network, held_out, (0.2, 0.5) if quick else tuple(b for b in BUDGETS if b >= 0.1))
     described = manifest(NAME, "gated_resnet", asdict(network.config), DESCRIPTION, deadline_s=0.1)
-    folder = write_package(out or shipped_repository(), "1", described, tensors_of(network), table)
-    console.print(f"wrote {folder}")
+    described = replace(described, training=training_record("fashion_resnet", seed, epochs=GATED.train.epochs))
+    console.print(f"wrote {write_package(out or shipped_repository(), '1', described, tensors_of(network), table)}")
     if rivals is not None:
         write_rival(rivals / NAME / "dense.safetensors", folded(teacher))
 

@@ -115,7 +115,7 @@ def evaluate(network: nn.Module, splits: Splits, rows: int = 1000) -> Callable[[
 
     def call() -> Mapping[str, float]:
         with torch.no_grad():
-            return {"held_out": accuracy(network(torch.from_numpy(images.scaled)), images.labels.tolist())}
+            return {"held_out": accuracy(network(torch.from_numpy(images.scaled())), images.labels.tolist())}
 
     return call
 

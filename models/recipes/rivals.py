@@ -29,25 +29,41 @@ from models.swan_mlp import DenseMLP, SwanMLP, SwanMLPConfig, adopt_
 from swan_runtime.fit import fit_gates_
 
 MODELS = ("fashion-mlp", "fashion-resnet", "minilm-embedder")
+MLP_STATIC = TrainConfig(epochs=20, batch_rows=256, max_lr=2e-3, weight_decay=0.02)
+MLP_UNITS = (128, 192, 320)  # 6, 10 and 19 % of the dense network's MACs
 RESNET_SHARES = (20, 40, 60)  # per cent of the dense network's MACs: widths by the root of it
 SINGLE = {"fashion-mlp": (0.1, 0.2), "fashion-resnet": (0.2, 0.4)}
 GATED_RANK = {"fashion-mlp": 16, "fashion-resnet": 16}
 
 
 @dataclass(frozen=True)
-class Family:
-    """One Fashion-MNIST model: how its networks are made and trained. quick: few images, one epoch."""
+class Networks:
+    """How one family's networks are made. builder: of the dense one, in models.dense; gated: from a dense one."""
 
-    name: str
     builder: str
+    dense: Callable[[], nn.Module]
+    static: Callable[[int], nn.Module]
+    gated: Callable[[nn.Module], nn.Module]
+
+
+@dataclass(frozen=True)
+class Training:
+    """How they learn. professor: a package that teaches, or "": the dense network does."""
+
     dense: TrainConfig
     static: TrainConfig
     gated: GatedTraining
-    professor: str  # a package that teaches, or none: the dense network does
     max_shift: int
-    new_dense: Callable[[], nn.Module]
-    new_static: Callable[[int], nn.Module]
-    new_gated: Callable[[nn.Module], nn.Module]
+    professor: str = ""
+
+
+@dataclass(frozen=True)
+class Family:
+    """One Fashion-MNIST model. sizes: of its static networks."""
+
+    name: str
+    networks: Networks
+    training: Training
     sizes: tuple[int, ...]
 
 
@@ -99,8 +115,8 @@ def main(
     lessons = _lessons(run, teacher)
     for size in sizes or family.sizes:
         torch.manual_seed(seed)
-        network = family.new_static(size)
-        _train_dense(run, f"static-{size}", network, family.static, lessons)
+        network = family.networks.static(size)
+        _train_dense(run, f"static-{size}", network, family.training.static, lessons)
         write_rival(run.out / f"static-{size}.safetensors", _ready(network))
     for budget in single_budget or SINGLE[model]:
         console.print(f"wrote {_single_budget(run, teacher, lessons, budget)}")
@@ -111,8 +127,9 @@ def _teacher(run: Run, console: Console) -> nn.Module:
     path = run.out / "dense.safetensors"
     if not path.exists():
         torch.manual_seed(run.seed)
-        network = run.family.new_dense()
-        _train_dense(run, "teacher", network, run.family.dense, fresh_lessons(run.splits, run.family.max_shift))
+        network = run.family.networks.dense()
+        how = run.family.training
+        _train_dense(run, "teacher", network, how.dense, fresh_lessons(run.splits, how.max_shift))
         write_rival(path, _ready(network))
     console.print(f"teacher: {path}")
     return read_network(path)
@@ -121,25 +138,25 @@ def _teacher(run: Run, console: Console) -> nn.Module:
 def _train_dense(run: Run, stage: str, network: nn.Module, config: TrainConfig, lessons: Lessons) -> None:
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(".gate." not in name)
-    distil = run.family.gated.distil
+    distil = run.family.training.gated.distil
     train_dense(stage, network, run.splits, run.sized(config), run.checkpoint(stage), lessons, distil)
 
 
 def _lessons(run: Run, teacher: nn.Module) -> Lessons:
     """What the package itself learned from."""
-    family = run.family
-    if not family.professor:
-        return fresh_lessons(run.splits, family.max_shift, teacher)
-    professor = load_dense(read_package(find_package(shipped_repository(), family.professor))).network
-    return banked_lessons(run.splits, family.max_shift, professor, 2 if run.quick else fashion_mlp.VARIANTS, run.seed)
+    how = run.family.training
+    if not how.professor:
+        return fresh_lessons(run.splits, how.max_shift, teacher)
+    professor = load_dense(read_package(find_package(shipped_repository(), how.professor))).network
+    return banked_lessons(run.splits, how.max_shift, professor, 2 if run.quick else fashion_mlp.VARIANTS, run.seed)
 
 
 def _single_budget(run: Run, teacher: nn.Module, lessons: Lessons, budget: float) -> Path:
     """Trained like the package, with every smaller budget of its schedule replaced by this one."""
-    family = run.family
-    network = family.new_gated(teacher)
+    gated = run.family.training.gated
+    network = run.family.networks.gated(teacher)
     fit_gates_(network, [(run.splits.scaled(64 if run.quick else 1024),)])
-    how = replace(family.gated, train=run.sized(family.gated.train), low=budget, high=budget, low_from=0.0)
+    how = replace(gated, train=run.sized(gated.train), low=budget, high=budget, low_from=0.0)
     name = f"single-budget-{budget:g}"
     train_gated(name, network, run.splits, how, run.checkpoint(name), lessons)
     network = _ready(network)
@@ -157,9 +174,9 @@ def _training_free(run: Run) -> Path:
     path = run.out / "dense.safetensors"
     images = run.splits.calibration.take(slice(0, 128 if run.quick else None))
     config: Any = read_network(path).config
-    source = DenseSource(f"models.dense:{run.family.builder}", path, asdict(config))
+    source = DenseSource(f"models.dense:{run.family.networks.builder}", path, asdict(config))
     settings = GateSettings(GATED_RANK[run.family.name], budgets=(0.5,) if run.quick else GateSettings().budgets)
-    columns: dict[str, Any] = {"INPUT": images.scaled, "labels": images.labels}
+    columns: dict[str, Any] = {"INPUT": images.scaled(), "labels": images.labels}
     return gate_package("training-free", source, columns, settings, run.out / "packages")[0]
 
 
@@ -173,19 +190,15 @@ def _mlp() -> Family:
         assert isinstance(teacher, DenseMLP)
         return adopt_(SwanMLP(teacher.config), teacher)
 
-    return Family(
-        name=fashion_mlp.NAME,
+    networks = Networks(
         builder="dense_mlp",
-        dense=fashion_mlp.DENSE,
-        static=fashion_mlp.STATIC,
-        gated=fashion_mlp.GATED,
-        professor=fashion_mlp.TEACHER,
-        max_shift=fashion_mlp.MAX_SHIFT,
-        new_dense=lambda: DenseMLP(SwanMLPConfig()),
-        new_static=lambda hidden: DenseMLP(SwanMLPConfig(hidden=hidden), dropout=0.0),
-        new_gated=gated,
-        sizes=fashion_mlp.STATIC_SIZES,
+        dense=lambda: DenseMLP(SwanMLPConfig()),
+        static=lambda hidden: DenseMLP(SwanMLPConfig(hidden=hidden), dropout=0.0),
+        gated=gated,
     )
+    recipe = fashion_mlp
+    training = Training(recipe.DENSE, MLP_STATIC, recipe.GATED, recipe.MAX_SHIFT, professor=recipe.TEACHER)
+    return Family(recipe.NAME, networks, training, MLP_UNITS)
 
 
 def _resnet() -> Family:
@@ -201,19 +214,10 @@ def _resnet() -> Family:
         network.load_state_dict(teacher.state_dict())
         return _channels_last(network)
 
-    return Family(
-        name=fashion_resnet.NAME,
-        builder="dense_resnet",
-        dense=fashion_resnet.DENSE,
-        static=fashion_resnet.DENSE,
-        gated=fashion_resnet.GATED,
-        professor="",
-        max_shift=fashion_resnet.MAX_SHIFT,
-        new_dense=lambda: _channels_last(GatedResNet(config)),
-        new_static=static,
-        new_gated=gated,
-        sizes=RESNET_SHARES,
-    )
+    networks = Networks("dense_resnet", lambda: _channels_last(GatedResNet(config)), static, gated)
+    recipe = fashion_resnet
+    training = Training(recipe.DENSE, recipe.DENSE, recipe.GATED, recipe.MAX_SHIFT)
+    return Family(recipe.NAME, networks, training, RESNET_SHARES)
 
 
 def _channels_last(network: nn.Module) -> nn.Module:

@@ -21,7 +21,7 @@ def _fitted():
     """Random features, least squares: (features [784, units], read-out [units, 10], scores [n, units], labels)."""
     images = fashion.test_images().take(slice(NUM_IMAGES))
     features = np.random.default_rng(1).normal(size=(784, UNITS)).astype(np.float32) / 28
-    hidden = np.maximum((images.scaled - fashion.MEAN) / fashion.STD @ features, 0.0)
+    hidden = np.maximum((images.scaled() - fashion.MEAN) / fashion.STD @ features, 0.0)
     targets = np.eye(10, dtype=np.float32)[images.labels]
     gram = hidden.T @ hidden + 10.0 * np.eye(UNITS, dtype=np.float32)
     return features, np.linalg.solve(gram, hidden.T @ targets).astype(np.float32), hidden, images.labels
@@ -72,7 +72,7 @@ class TinyGated:
         self.infer(self.example(1), np.ones(1))
 
     def example(self, rows):
-        return {"image": fashion.test_images().scaled[:rows]}
+        return {"image": fashion.test_images().scaled()[:rows]}
 
     def _mask(self, inputs, budgets):
         hidden = np.maximum((inputs["image"] - fashion.MEAN) / fashion.STD @ self._features, 0.0)

@@ -14,7 +14,7 @@ from models.registry import find_package, load_package, shipped_repository
 @pytest.mark.parametrize("name", ["fashion-mlp", "fashion-resnet"])
 def test_the_dense_network_answers_like_the_gated_one_at_full_budget(name: str) -> None:
     path = find_package(shipped_repository(), name)
-    pixels = shipped_images().scaled[:8]
+    pixels = shipped_images().scaled()[:8]
     gated = load_package(path).infer({"INPUT": pixels}, np.ones(8)).outputs["PROBABILITIES"]
     assert load_dense(read_package(path))(torch.from_numpy(pixels)).numpy() == pytest.approx(gated, abs=1e-4)
 

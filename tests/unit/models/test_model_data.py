@@ -17,7 +17,7 @@ def test_shipped_test_images() -> None:
     images = fashion.test_images()
     assert images.pixels.shape == (10_000, 784)
     assert np.bincount(images.labels).tolist() == [1000] * 10
-    assert (images.scaled.min(), images.scaled.max()) == (0.0, 1.0)
+    assert (images.scaled().min(), images.scaled().max()) == (0.0, 1.0)
 
 
 def ar(members: dict[str, bytes]) -> bytes:

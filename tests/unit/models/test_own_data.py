@@ -27,7 +27,7 @@ IMAGES = fashion.test_images().take(slice(0, 200))
 @pytest.fixture(scope="module")
 def npz(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("data") / "mine.npz"
-    np.savez(path, INPUT=IMAGES.scaled, labels=IMAGES.labels)
+    np.savez(path, INPUT=IMAGES.scaled(), labels=IMAGES.labels)
     return path
 
 
@@ -42,7 +42,7 @@ def test_recalibrated_package_loads_and_has_the_new_curve(npz: Path, tmp_path: P
 
 def test_without_labels_quality_is_agreement_with_full(tmp_path: Path) -> None:
     path = tmp_path / "mine.safetensors"
-    save_file({"INPUT": IMAGES.scaled}, path)
+    save_file({"INPUT": IMAGES.scaled()}, path)
     table = recalibrate(MLP, read_data(path, load_package(MLP).spec))
     assert table.metric == "agreement" and table.points[-1].quality == 1.0 and table.points[0].quality < 1.0
 
@@ -50,7 +50,7 @@ def test_without_labels_quality_is_agreement_with_full(tmp_path: Path) -> None:
 @pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
 def test_rows_and_columns_read_the_same(npz: Path, tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"mine.{suffix}"
-    columns = {"INPUT": IMAGES.scaled[:3].tolist(), "labels": IMAGES.labels[:3].tolist()}
+    columns = {"INPUT": IMAGES.scaled()[:3].tolist(), "labels": IMAGES.labels[:3].tolist()}
     if suffix == "jsonl":
         rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
         path.write_text("\n".join(map(json.dumps, rows)))
@@ -60,13 +60,16 @@ def test_rows_and_columns_read_the_same(npz: Path, tmp_path: Path, suffix: str) 
 
         parquet.write_table(arrow.table(columns), path)
     data = read_data(path, load_package(MLP).spec)
-    np.testing.assert_array_equal(data.inputs["INPUT"], IMAGES.scaled[:3])
+    np.testing.assert_array_equal(data.inputs["INPUT"], IMAGES.scaled()[:3])
     assert data.labels is not None and data.labels.tolist() == columns["labels"]
 
 
 @pytest.mark.parametrize(
     ("arrays", "message"),
-    [({"X": IMAGES.scaled}, "a column INPUT"), ({"INPUT": IMAGES.scaled, "labels": IMAGES.labels[:5]}, "one length")],
+    [
+        ({"X": IMAGES.scaled()}, "a column INPUT"),
+        ({"INPUT": IMAGES.scaled(), "labels": IMAGES.labels[:5]}, "one length"),
+    ],
 )
 def test_unfit_data_is_refused(tmp_path: Path, arrays: dict[str, Any], message: str) -> None:
     path = tmp_path / "mine.npz"
@@ -83,7 +86,7 @@ def test_compact_runs_on_torch_alone_and_agrees_with_full(npz: Path, tmp_path: P
     done = runner.invoke(app, ["compact", "fashion-mlp", "--budget", "0.1", "--data", str(npz), "--out", str(out)])
     assert done.exit_code == 0, done.output
     module = torch.export.load(out).module()
-    logits = module(torch.from_numpy(IMAGES.scaled[:50]))
+    logits = module(torch.from_numpy(IMAGES.scaled()[:50]))
     assert float((logits.argmax(1).numpy() == IMAGES.labels[:50]).mean()) > 0.8
 
 

@@ -51,7 +51,7 @@ def test_rivals_are_written_where_the_benchmark_looks(name: str, size: int, tmp_
     options = [name, "--quick", "--out", tmp_path, "--work", tmp_path / "work", "--sizes", size]
     invoke(rivals.main, *options, "--single-budget", 0.3)
     folder = tmp_path / name
-    pixels = torch.from_numpy(fashion.test_images().scaled[:4])
+    pixels = torch.from_numpy(fashion.test_images().scaled()[:4])
     assert read_rival(folder / f"static-{size}.safetensors")(pixels).shape == (4, 10)
     for label in ("single-budget-0.3", "training-free"):
         model = load_package(folder / "packages" / label / "1")

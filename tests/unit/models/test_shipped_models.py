@@ -24,7 +24,7 @@ def served(name: str) -> ServableModel:
 
 
 def answer(model: ServableModel, rows: Sequence[int], budgets: Sequence[float]) -> tuple[np.ndarray, list[int]]:
-    pixels = fashion.test_images().take(np.array(rows, dtype=np.int64)).scaled
+    pixels = fashion.test_images().take(np.array(rows, dtype=np.int64)).scaled()
     output = model.infer({"INPUT": pixels}, np.array(budgets))
     return output.outputs["PROBABILITIES"], [report.macs for report in output.reports]
 
@@ -81,7 +81,7 @@ def test_threads_do_not_disturb_each_other(name: str) -> None:
 def test_units_that_fired_are_those_that_were_counted(name: str) -> None:
     model = served(name)
     assert isinstance(model, ShowsUnits)
-    inputs = {"INPUT": fashion.test_images().scaled[:1]}
+    inputs = {"INPUT": fashion.test_images().scaled()[:1]}
     report = model.infer(inputs, np.array([0.3])).reports[0]
     fired = model.fired_units(inputs, 0.3)
     assert {layer.name: layer.units_active for layer in report.layers} == {n: int(f.sum()) for n, f in fired.items()}
