@@ -43,15 +43,22 @@ class SelfAttention(nn.Module):
         self.out = nn.Linear(config.width, config.width)
 
     def forward(self, x: Tensor, lengths: Sequence[int]) -> Tensor:
-        width = x.shape[-1]
-        padded = nn.utils.rnn.pad_sequence(list(self.qkv(x).split(list(lengths))), batch_first=True)  # [B, T, 3D]
-        rows, longest = padded.shape[:2]
-        heads = padded.view(rows, longest, 3, self.num_heads, width // self.num_heads)
+        rows, longest, width = len(lengths), max(lengths), x.shape[-1]
+        joined = self.qkv(x)  # [N, 3D]
+        ragged = min(lengths) < longest
+        if ragged:
+            counts = torch.as_tensor(lengths, device=x.device)[:, None]
+            place = torch.arange(longest, device=x.device)
+            valid = place < counts  # [B, T]
+            # Padding repeats a row's last token: no query asks for it and no key of it is seen. Gathering all rows in
+            # one call matters in training, where a copy for each row would be most of a step.
+            gathered = (counts.cumsum(0) - counts + place.minimum(counts - 1)).flatten()
+            joined = joined.index_select(0, gathered)
+        heads = joined.view(rows, longest, 3, self.num_heads, width // self.num_heads)
         query, key, value = heads.permute(2, 0, 3, 1, 4)  # each [B, heads, T, d]
-        valid = torch.arange(longest, device=x.device) < torch.as_tensor(lengths, device=x.device)[:, None]  # [B, T]
-        mask = None if min(lengths) == longest else valid[:, None, None, :]
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-        out: Tensor = self.out(mixed.transpose(1, 2).reshape(rows, longest, width)[valid])
+        mask = valid[:, None, None, :] if ragged else None
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2).reshape(-1, width)
+        out: Tensor = self.out(mixed.index_select(0, valid.flatten().nonzero()[:, 0]) if ragged else mixed)
         return out
 
 

@@ -44,7 +44,8 @@ def fit_request_gate_(layer: EncoderLayer, seen: BlockInputs) -> None:
     gram = inputs.T @ inputs
     ridge = RIDGE * gram.diagonal().mean() * torch.eye(len(gram), dtype=torch.float64)
     weight = torch.linalg.solve(gram + ridge, inputs.T @ (matter - usual).double()).T  # [units, D]
-    left = torch.linalg.svd(weight @ inputs.T, full_matrices=False)[0][:, : gate.rank]
+    spread = torch.linalg.cholesky(gram + 1e-6 * ridge)  # spreads as the inputs do, in D columns
+    left = torch.linalg.svd(weight @ spread, full_matrices=False)[0][:, : gate.rank]
     unit = 1.0 / float(matter.std())  # scores of about unit spread
     project, expand = (left.T @ weight * unit).float(), left.float()
     gate.project[: len(project)].copy_(project)
