@@ -13,12 +13,10 @@ from benchmarks.kernel_cases import RANK, Case, dense_mlp, draw, mlp_block, thre
 from swan_runtime.kernels import (
     CatsWeights,
     InputWeights,
-    cats,
-    cats_branch,
+    cats_gated,
     gated,
-    magnitude_mask,
     reference,
-    sparse_inputs,
+    sparse_gated,
 )
 
 
@@ -68,8 +66,7 @@ def cats_cases(shape: tuple[int, int], rows: tuple[int, ...], densities: tuple[f
             mask = values.abs() > thresholds[:, None]
 
             def ours(x: Tensor = x, thresholds: Tensor = thresholds) -> str:
-                read = cats_branch(x, w)
-                return cats(x, read, magnitude_mask(read, w.weight, thresholds, activation="silu").mask, w)[1]
+                return cats_gated(x, w, thresholds).kernel
 
             def control(x: Tensor = x, mask: Tensor = mask) -> Tensor:
                 return F.linear(F.silu(F.linear(x, branch)) * F.linear(x, up) * mask, down)
@@ -103,7 +100,7 @@ def input_cases(shape: tuple[int, int], rows: tuple[int, ...], densities: tuple[
             mask = x.abs() > thresholds[:, None]
 
             def ours(x: Tensor = x, thresholds: Tensor = thresholds) -> str:
-                return sparse_inputs(x, magnitude_mask(x, w.weight, thresholds).mask, w)[1]
+                return sparse_gated(x, w, thresholds).kernel
 
             def control(x: Tensor = x, mask: Tensor = mask) -> Tensor:
                 return F.linear(x * mask, matrix)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +13,15 @@ from swan_runtime.errors import InvalidInputError
 from swan_runtime.gate import MagnitudeGate
 from swan_runtime.input_gate import GatedInputLinear
 from swan_runtime.kernels.lowrank import GateMask
-from swan_runtime.kernels.magnitude import cats, cats_branch, magnitude_mask, sparse_inputs
+from swan_runtime.kernels.magnitude import (
+    MagnitudeResult,
+    cats,
+    cats_branch,
+    cats_gated,
+    magnitude_mask,
+    sparse_gated,
+    sparse_inputs,
+)
 from swan_runtime.kernels.magnitude_weights import CatsWeights, InputWeights
 from swan_runtime.layers import GatedGLU, GatedLayer, Spend
 from swan_runtime.layout import Layout
@@ -35,11 +45,17 @@ class PackedCats:
         """x [N, in] -> [N, out]."""
         assert isinstance(layer, GatedGLU)
         spend = layer.spend(layout)
-        branch = cats_branch(x, self.weights)
-        mask, hits = _mask(layer, branch, self.weights.weight, self.weights.activation, plan, spend)
-        y, kernel = cats(x, branch, mask.mask, self.weights, threads=plan.threads)
-        layer.record(plan, row_sums(mask.counts, spend.rows, len(spend.masks)), hits, spend, kernel)
-        return y
+        w, choice = self.weights, Choice.of(layer, plan, spend)
+        with naming(layer):
+            result = cats_gated(x, w, choice.thresholds, k_max=choice.top, threads=plan.threads)
+            if choice.exceeded(result):
+                branch = cats_branch(x, w)
+                mask, hits = choice.capped(branch, w.weight, w.activation)
+                y, kernel = cats(x, branch, mask.mask, w, threads=plan.threads)
+                layer.record(plan, row_sums(mask.counts, spend.rows, len(spend.masks)), hits, spend, kernel)
+                return y
+        choice.record(layer, plan, spend, result)
+        return result.y
 
 
 @dataclass(frozen=True)
@@ -60,35 +76,64 @@ class PackedInputs:
         """x [N, in] -> [N, out]."""
         assert isinstance(layer, GatedInputLinear)
         spend = layer.spend(layout)
-        x = x.contiguous()
-        mask, hits = _mask(layer, x, self.weights.weight, "identity", plan, spend)
-        y, kernel = sparse_inputs(x, mask.mask, self.weights, threads=plan.threads)
-        layer.record(plan, row_sums(mask.counts, spend.rows, len(spend.masks)), hits, spend, kernel)
-        return y
+        w, choice = self.weights, Choice.of(layer, plan, spend)
+        with naming(layer):
+            result = sparse_gated(x, w, choice.thresholds, k_max=choice.top, threads=plan.threads)
+            if choice.exceeded(result):
+                mask, hits = choice.capped(x.contiguous(), w.weight, "identity")
+                y, kernel = sparse_inputs(x, mask.mask, w, threads=plan.threads)
+                layer.record(plan, row_sums(mask.counts, spend.rows, len(spend.masks)), hits, spend, kernel)
+                return y
+        choice.record(layer, plan, spend, result)
+        return result.y
 
 
-def _mask(
-    layer: GatedLayer, values: Tensor, weight: Tensor, activation: str, plan: HardPlan, spend: Spend
-) -> tuple[GateMask, list[int]]:
-    """The mask by |values| (activated in place), and cap hits per row."""
-    thresholds, caps = plan.thresholds[layer.name], plan.k_max.get(layer.name)
-    if spend.rows is not None:
-        thresholds = thresholds[spend.rows]
+@dataclass(frozen=True)
+class Choice:
+    """Thresholds [masks] and caps of one call: limits [masks] or None; top: the cap that the kernel applies."""
+
+    thresholds: Tensor
+    limits: Tensor | None
+    top: int | None
+    rows: Tensor | None
+    num_rows: int
+
+    @staticmethod
+    def of(layer: GatedLayer, plan: HardPlan, spend: Spend) -> Choice:
+        thresholds, caps = plan.thresholds[layer.name], plan.k_max.get(layer.name)
+        if spend.rows is not None:
+            thresholds = thresholds[spend.rows]
+        limits = None if caps is None else torch.tensor(caps, dtype=torch.int64)
+        if limits is not None and spend.rows is not None:
+            limits = limits[spend.rows]
+        return Choice(thresholds, limits, max(caps) if caps else None, spend.rows, len(spend.masks))
+
+    def exceeded(self, result: MagnitudeResult) -> bool:
+        """Whether some row went over its own cap: the kernel only knows the largest one."""
+        return self.limits is not None and (result.cap_hits > 0 or bool((result.counts > self.limits).any()))
+
+    def capped(self, values: Tensor, weight: Tensor, activation: str) -> tuple[GateMask, list[int]]:
+        """The rare way, mask by mask: each row of the batch has its own cap. values: activated in place."""
+        assert self.limits is not None
+        found = magnitude_mask(values, weight, self.thresholds, activation=activation)
+        over = found.counts > self.limits
+        for i in over.nonzero().flatten().tolist():
+            keep = magnitude_mask(values[i : i + 1].clone(), weight, self.thresholds[i : i + 1], int(self.limits[i]))
+            found.mask[i], found.counts[i] = keep.mask[0], keep.counts[0]
+        return found, row_sums(over, self.rows, self.num_rows)
+
+    def record(self, layer: GatedLayer, plan: HardPlan, spend: Spend, result: MagnitudeResult) -> None:
+        active = row_sums(result.counts, self.rows, self.num_rows)
+        layer.record(plan, active, [0] * self.num_rows, spend, result.kernel)
+
+
+@contextmanager
+def naming(layer: GatedLayer) -> Iterator[None]:
+    """Put the layer's name before the field of an error."""
     try:
-        found = magnitude_mask(values, weight, thresholds, activation=activation)
+        yield
     except InvalidInputError as error:
         raise InvalidInputError(f"{layer.name}.{error.field}", error.expected, error.got) from None
-    hits = [0] * len(spend.masks)
-    if caps is None:
-        return found, hits
-    limits = torch.tensor(caps, dtype=torch.int64)
-    limits = limits if spend.rows is None else limits[spend.rows]
-    over = found.counts > limits
-    for i in over.nonzero().flatten().tolist():
-        # The rare way, mask by mask: each row of the batch has its own cap.
-        keep = magnitude_mask(values[i : i + 1].clone(), weight, thresholds[i : i + 1], int(limits[i]))
-        found.mask[i], found.counts[i] = keep.mask[0], keep.counts[0]
-    return found, row_sums(over, spend.rows, len(spend.masks)) if bool(over.any()) else hits
 
 
 def _parameters(linear: nn.Linear) -> tuple[Tensor, Tensor | None]:

@@ -3,14 +3,14 @@
 weights.py    packed once at hardening: rows per unit, transposed and tiled down matrix, folded means
 reference.py  the oracle: dense, then multiply by the mask
 ops.py        the public ops: mlp, glu, gated, mlp_shared, conv
-magnitude.py  ops whose scores are values that exist anyway: cats, sparse_inputs
+magnitude.py  ops whose scores are values that exist anyway: cats_gated, sparse_gated
 lowrank.py    the low-rank gate: scores, and scores -> mask with per-row thresholds and a cap
 dispatch.py   which kernel serves (rows, density, shape), and why
 """
 
 from swan_runtime.kernels.conv_weights import ConvWeights
 from swan_runtime.kernels.lowrank import GateMask, lowrank_mask, lowrank_scores, threshold_mask
-from swan_runtime.kernels.magnitude import cats, cats_branch, magnitude_mask, sparse_inputs
+from swan_runtime.kernels.magnitude import cats, cats_branch, cats_gated, magnitude_mask, sparse_gated, sparse_inputs
 from swan_runtime.kernels.magnitude_weights import CatsWeights, InputWeights
 from swan_runtime.kernels.ops import GatedResult, KernelResult, conv, gated, glu, mlp, mlp_shared
 from swan_runtime.kernels.weights import Deviation, GateWeights, GluWeights, MlpWeights
@@ -28,6 +28,7 @@ __all__ = [
     "MlpWeights",
     "cats",
     "cats_branch",
+    "cats_gated",
     "conv",
     "gated",
     "glu",
@@ -36,6 +37,7 @@ __all__ = [
     "magnitude_mask",
     "mlp",
     "mlp_shared",
+    "sparse_gated",
     "sparse_inputs",
     "threshold_mask",
 ]

@@ -112,11 +112,11 @@ def choose(w: Packed, kind: Kind, rows: int, share: float, threads: int = 1) -> 
     return chosen
 
 
-def most_active(w: MlpWeights | GluWeights, rows: int, threads: int = 1) -> int:
-    """The number of active units, all rows together, up to which skipping is faster than dense."""
-    key = ("most_active", rows, threads)
+def most_active(w: MlpWeights | GluWeights | InputWeights, rows: int, kind: Kind = OWN) -> int:
+    """The number of active units, all rows together, up to which skipping is faster than dense on one thread."""
+    key = ("most_active", rows)
     if key not in w.cache:
-        w.cache[key] = int(table(w, OWN, threads).break_even(rows) * rows * w.units)
+        w.cache[key] = int(table(w, kind).break_even(rows) * rows * w.units)
     value: int = w.cache[key]
     return value
 
@@ -195,6 +195,7 @@ def measure(w: Packed, kind: Kind, threads: int, size: tuple[int, int] = (0, 0))
                 measured = (1.0,) if name == "dense" else kind.densities
                 line = tuple(_best(run, name, draw < density) for density in measured)
                 seconds[name].append(line * len(kind.densities) if name == "dense" else line)
+    w.cache.pop("turned", None)  # transposed copies: made again where dense is what serves
     return CostTable(kind.rows, kind.densities, {name: tuple(grid) for name, grid in seconds.items()})
 
 

@@ -29,7 +29,13 @@ def numba(w: InputWeights, x: Tensor, mask: Tensor, dropped: Tensor | None, y: T
     _drop(w, x, mask, dropped)
 
 
-def dense(w: InputWeights, x: Tensor, mask: Tensor, dropped: Tensor | None, y: Tensor) -> None:
+def dense(w: InputWeights, x: Tensor, mask: Tensor | None, dropped: Tensor | None, y: Tensor) -> None:
+    """mask None: every input of every row is used, so no mean is, and the layer's own bias serves."""
+    if mask is None:
+        torch.addmm(w.bias, x, w.down_t, out=y)
+        if dropped is not None:
+            dropped.zero_()
+        return
     torch.addmm(w.down_bias, (x - w.mean).mul_(mask), w.down_t, out=y)
     _drop(w, x, mask, dropped)
 

@@ -69,16 +69,27 @@ def native_mask(
     y: Tensor | None = None,
 ) -> NativeMask:
     """Gate and mask, and with `w` the block into y [B, O] as well, unless more than most_active units are active."""
-    rows = x.shape[0]
-    thresholds = check_tensor(thresholds, "thresholds", torch.float32, (rows,))
-    mask = torch.empty(rows, gate.units, dtype=torch.bool)
-    counts = torch.empty(rows, dtype=torch.int64)
-    cap = gate.units if k_max is None else check_cap(k_max)
-    selection = Selection(cap, most_active, 0, thresholds.data_ptr(), counts.data_ptr(), mask.data_ptr())
-    code = loaded.gated(gate, w, x, selection, y)
+    s = selection(thresholds, x.shape[0], gate.units, k_max, most_active)
+    return native_result(loaded.gated(gate, w, x, s, y), s)
+
+
+def selection(thresholds: Tensor, rows: int, units: int, k_max: int | None, most_active: int = 0) -> Selection:
+    """Room for the masks of that many rows; thresholds float32 [rows]."""
+    return Selection(
+        check_tensor(thresholds, "thresholds", torch.float32, (rows,)),
+        units if k_max is None else check_cap(k_max),
+        torch.empty(rows, dtype=torch.int64),
+        torch.empty(rows, units, dtype=torch.bool),
+        most_active,
+    )
+
+
+def native_result(code: int, s: Selection) -> NativeMask:
+    """What a native call's answer means. Raises InvalidInputError for scores that are not finite."""
     if code == NOT_FINITE:
         raise InvalidInputError("scores", "finite values", "NaN or Inf")
-    return NativeMask(mask, counts, selection.cap_hits, code == TOO_DENSE)
+    dense = code <= TOO_DENSE
+    return NativeMask(s.mask, s.counts, TOO_DENSE - code if dense else code, dense)
 
 
 def check_cap(k_max: int) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from swan_runtime.kernels.activations import check_activation
-from swan_runtime.kernels.packing import HalfMatrices, frozen, halves, pack_down
+from swan_runtime.kernels.packing import HalfMatrices, fold, frozen, halves, pack_down
 from swan_runtime.kernels.weights import MlpWeights
 
 
@@ -16,15 +16,16 @@ from swan_runtime.kernels.weights import MlpWeights
 class CatsWeights:
     """y = down_bias + sum over active units j of (act(branch[j] . x) * (up[j] . x + up_bias[j]) - mean[j]) * down_t[j].
 
-    branch_t [D, F] and branch_bias [F] run densely; a unit's score is |act(branch)| * weight. block: up and down, with
+    branch [F, D] and branch_bias [F] run densely; a unit's score is |act(branch)| * weight. block: up and down, with
     the identity as activation, whose values the branch scales.
     """
 
-    branch_t: Tensor
+    branch: Tensor
     branch_bias: Tensor
     weight: Tensor
     activation: str
     block: MlpWeights
+    cache: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     @staticmethod
     def pack(
@@ -44,7 +45,7 @@ class CatsWeights:
         block = MlpWeights.pack(*up, *down, mean, activation="identity", half=half)
         matrix = frozen(branch[0], "branch", (block.units, block.inputs))
         return CatsWeights(
-            branch_t=matrix.t().contiguous(),
+            branch=matrix,
             branch_bias=frozen(branch[1], "branch_bias", (block.units,)),
             weight=block.mean.new_ones(block.units) if weight is None else frozen(weight, "weight", (block.units,)),
             activation=check_activation(activation),
@@ -91,6 +92,14 @@ class InputWeights:
             half=halves(None, None, down, half),
             **down._asdict(),
         )
+
+    @property
+    def bias(self) -> Tensor:
+        """[O]: the layer's own bias, no mean folded in."""
+        if "bias" not in self.cache:
+            self.cache["bias"] = fold(self.down_bias, self.down_t.t(), -self.mean)
+        value: Tensor = self.cache["bias"]
+        return value
 
     @property
     def units(self) -> int:

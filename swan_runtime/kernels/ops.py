@@ -79,8 +79,8 @@ def gated(
     most = dispatch.most_active(w, x.shape[0])
     found = native_mask(loaded, x, gate, thresholds, k_max, w, most, y)
     if found.dense:
-        return GatedResult(rows.run("dense", w, x, found.mask, 1), found.mask, found.counts, found.cap_hits, "dense")
-    return GatedResult(y, found.mask, found.counts, found.cap_hits, "native")
+        rows.dense(w, x, None if rows.all_active(found.counts, w.units) else found.mask, y)
+    return GatedResult(y, found.mask, found.counts, found.cap_hits, "dense" if found.dense else "native")
 
 
 def mlp_shared(

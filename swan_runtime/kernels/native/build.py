@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-SOURCES = ("rows.c", "single.c", "gate.c", "magnitude.c", "conv.c", "channels.c", "shared.c")
+SOURCES = ("rows.c", "single.c", "few.c", "many.c", "gate.c", "magnitude.c", "conv.c", "channels.c", "shared.c")
 HEADERS = ("vec.h", "rows.h", "conv.h")
 PACKAGED = Path(__file__).parent / "built"
 

@@ -62,7 +62,7 @@ static int all_finite(const float *v, int64_t n) {
 
 /* x [samples, C, H, W] or channels last -> choice; beta [samples][units] where the gate has a switch.
    Returns 0, -1 for a score that is not finite, -2 without memory. */
-API int swan_channel_gate(const struct channel_gate *g, const float *x, int64_t samples, struct channel_choice *choice,
+API int64_t swan_channel_gate(const struct channel_gate *g, const float *x, int64_t samples, struct channel_choice *choice,
                           float *beta) {
     int64_t wide = g->score.padded > g->beta.padded ? g->score.padded : g->beta.padded, U = g->units_padded;
     float *mean = swan_scratch((g->inputs + wide + 2 * U + 64) * sizeof(float));
@@ -74,7 +74,7 @@ API int swan_channel_gate(const struct channel_gate *g, const float *x, int64_t 
         for (int64_t i = 0; i < g->score.width; i++) hidden[i] = hidden[i] < 0.0f ? 0.0f : hidden[i];
         combine(hidden, g->score.width, g->score.second, g->score.second_bias, U, scores);
         if (!all_finite(scores, g->units)) return -1;
-        struct selection one = {choice->k_max[s], 0, 0, choice->thresholds + s, choice->counts + s,
+        struct selection one = {choice->k_max[s], 0, choice->thresholds + s, choice->counts + s,
                                 choice->mask + s * g->units};
         choice->hits[s] = swan_select(&one, 0, scores, g->units, copy);
         if (!g->switched) continue;

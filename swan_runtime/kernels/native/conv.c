@@ -385,7 +385,7 @@ static void group(const struct conv *c, const struct sizes *z, struct buffers *m
 
 /* x [samples, C, H, W] or, channels last, [samples, H, W, C]; mask bytes [samples, K]; y [samples, H'', W'', O];
    beta [K] or [samples, K] (ACON) or NULL. Returns 0, or -2 without memory. */
-API int swan_conv(const struct conv *c, const float *x, int64_t samples, const uint8_t *mask, const float *beta,
+API int64_t swan_conv(const struct conv *c, const float *x, int64_t samples, const uint8_t *mask, const float *beta,
                   int64_t beta_stride, float *y) {
     struct sizes z = measure(c);
     struct buffers m;

@@ -65,23 +65,13 @@ INLINE void tile_scores(const struct gate *g, const float *z, int64_t j, const i
         }
 }
 
-/* scores [rows][units_padded]; returns 0, or -1 if one is not finite (s * 0 is NaN exactly then). */
-INLINE int scores_of(const struct gate *g, const float *z, const int rows, float *scores) {
-    vf odd = {0};
+/* scores [units_padded] of one row. */
+static void scores_of(const struct gate *g, const float *z, float *scores) {
     for (int64_t j = 0; j < g->units_padded; j += WIDE * VL) {
         vf acc[SCORED][WIDE];
-        tile_scores(g, z, j, rows, acc);
-#pragma GCC unroll 4
-        for (int r = 0; r < rows; r++)
-#pragma GCC unroll 4
-            for (int i = 0; i < WIDE; i++) {
-                odd += acc[r][i] * 0.0f;
-                store(scores + r * g->units_padded + j + i * VL, acc[r][i]);
-            }
+        tile_scores(g, z, j, 1, acc);
+        for (int i = 0; i < WIDE; i++) store(scores + j + i * VL, acc[0][i]);
     }
-    float total = 0.0f;
-    for (int i = 0; i < VL; i++) total += odd[i];
-    return total == 0.0f ? 0 : -1;
 }
 
 /* The k-th largest of n values (k >= 1), by quickselect in place. */
@@ -109,11 +99,11 @@ static float kth_largest(float *v, int64_t n, int64_t k) {
 int swan_select(struct selection *s, int64_t row, const float *scores, int64_t units, float *copy) {
     uint8_t *mask = s->mask + row * units;
     float threshold = s->thresholds[row];
-    int64_t count = 0;
-    for (int64_t j = 0; j < units; j++) {
-        mask[j] = scores[j] > threshold;
-        count += mask[j];
-    }
+    vi total = {0};
+    int64_t count = 0, j = 0;
+    for (; j + VL <= units; j += VL) total += put_mask(mask + j, load(scores + j) > threshold);
+    for (; j < units; j++) count += mask[j] = scores[j] > threshold;
+    for (int i = 0; i < VL; i++) count += total[i];
     s->counts[row] = count < s->k_max ? count : s->k_max;
     if (count <= s->k_max) return 0;
     memset(mask, 0, units);
@@ -121,8 +111,9 @@ int swan_select(struct selection *s, int64_t row, const float *scores, int64_t u
     memcpy(copy, scores, units * sizeof(float));
     float limit = kth_largest(copy, units, s->k_max);
     int64_t above = 0;
-    for (int64_t j = 0; j < units; j++) above += scores[j] > limit;
-    for (int64_t j = 0, ties = s->k_max - above; j < units; j++) {
+    for (j = 0; j < units; j++) above += scores[j] > limit;
+    j = 0;
+    for (int64_t ties = s->k_max - above; j < units; j++) {
         int tie = scores[j] == limit && ties > 0;
         ties -= tie;
         mask[j] = scores[j] > limit || tie;
@@ -131,25 +122,58 @@ int swan_select(struct selection *s, int64_t row, const float *scores, int64_t u
 }
 
 static size_t gate_bytes(const struct gate *g) {
-    return (GROUP * g->rank_padded + (SCORED + 1) * g->units_padded) * sizeof(float);
+    return (GROUP * g->rank_padded + 2 * g->units_padded) * sizeof(float);
 }
 
-/* Scores and masks of up to GROUP rows; memory: gate_bytes. Returns cap hits, or -1 for a score that is not finite. */
+/* Masks and counts of `rows` (a constant) rows from row r on, the scores never leave the registers. Returns 0, or -1 if a
+   score is not finite. */
+INLINE int masks_of(const struct gate *g, const float *z, const int rows, const struct selection *s, int64_t r) {
+    vf odd = {0};
+    vi total[SCORED] = {{0}};
+    for (int64_t j = 0; j < g->units_padded; j += WIDE * VL) {
+        vf acc[SCORED][WIDE];
+        tile_scores(g, z, j, rows, acc);
+        int whole = j + WIDE * VL <= g->units;
+#pragma GCC unroll 4
+        for (int k = 0; k < rows; k++) {
+            uint8_t some[WIDE * VL], *mask = s->mask + (r + k) * g->units + j;
+#pragma GCC unroll 4
+            for (int i = 0; i < WIDE; i++) {
+                odd += acc[k][i] * 0.0f;
+                vi active = acc[k][i] > s->thresholds[r + k];
+                if (!whole) active &= lane_numbers() + (int32_t)(j + i * VL) < (int32_t)g->units;
+                total[k] += put_mask((whole ? mask : some) + i * VL, active);
+            }
+            if (!whole && j < g->units) memcpy(mask, some, g->units - j);
+        }
+    }
+    float sum = 0.0f;
+    for (int i = 0; i < VL; i++) sum += odd[i];
+    for (int k = 0; k < rows; k++) {
+        s->counts[r + k] = 0;
+        for (int i = 0; i < VL; i++) s->counts[r + k] += total[k][i];
+    }
+    return sum == 0.0f ? 0 : -1;
+}
+
+/* Masks of up to GROUP rows; memory: gate_bytes. Returns cap hits, or -1 for a score that is not finite. */
 static int gate_group(const struct gate *g, const float *x, int rows, struct selection s, float *memory) {
-    float *z = memory, *scores = z + GROUP * g->rank_padded, *copy = scores + SCORED * g->units_padded;
-    int hits = 0;
+    float *z = memory, *scores = z + GROUP * g->rank_padded;
+    int hits = 0, r = 0;
     project(g, x, rows, z);
-    for (int r = 0; r < rows;) {
-        const float *first = z + r * g->rank_padded;
-        int together = rows - r >= SCORED ? SCORED : 1;
-        if (together == SCORED ? scores_of(g, first, SCORED, scores) : scores_of(g, first, 1, scores)) return -1;
-        for (int i = 0; i < together; i++, r++) hits += swan_select(&s, r, scores + i * g->units_padded, g->units, copy);
+    for (; r + SCORED <= rows; r += SCORED)
+        if (masks_of(g, z + r * g->rank_padded, SCORED, &s, r)) return -1;
+    for (; r < rows; r++)
+        if (masks_of(g, z + r * g->rank_padded, 1, &s, r)) return -1;
+    for (r = 0; r < rows; r++) {
+        if (s.counts[r] <= s.k_max) continue;
+        scores_of(g, z + r * g->rank_padded, scores); /* the rare way: which scores are the top ones */
+        hits += swan_select(&s, r, scores, g->units, scores + g->units_padded);
     }
     return hits;
 }
 
-/* Every threshold is -inf: everything runs, no score is needed (nor checked). */
-static int all_open(const struct selection *s, int64_t rows, int64_t units) {
+int swan_all_open(const struct selection *s, int64_t rows, int64_t units) {
     for (int64_t r = 0; r < rows; r++)
         if (s->thresholds[r] != -INFINITY) return 0;
     if (s->k_max < units) return 0;
@@ -158,43 +182,50 @@ static int all_open(const struct selection *s, int64_t rows, int64_t units) {
     return 1;
 }
 
-static int gate_rows(const struct gate *g, const float *x, int64_t rows, struct selection *s, float *memory) {
-    s->cap_hits = 0;
-    if (all_open(s, rows, g->units)) return 0;
-    for (int64_t r = 0; r < rows; r += GROUP) {
-        int n = rows - r < GROUP ? (int)(rows - r) : GROUP;
-        struct selection part = {s->k_max, 0, 0, s->thresholds + r, s->counts + r, s->mask + r * g->units};
-        int hits = gate_group(g, x + r * g->inputs, n, part, memory);
-        if (hits < 0) return hits;
-        s->cap_hits += hits;
-    }
-    return 0;
-}
-
-/* b == NULL: gate and mask only. Returns 0, -1 for a score that is not finite, -2 without memory, -3 if more than
-   s->most_active units are active: mask and counts are there, y is not. */
-API int swan_gated(const struct gate *g, const struct block *b, const float *x, int64_t rows, struct selection *s, float *y) {
-    struct work w;
-    if (swan_take_work(g->units, g->inputs, gate_bytes(g), &w)) return -2;
-    int code = gate_rows(g, x, rows, s, w.extra);
-    if (code < 0 || !b) return code;
+int swan_too_dense(const struct selection *s, int64_t rows) {
     int64_t active = 0;
     for (int64_t r = 0; r < rows; r++) active += s->counts[r];
-    if (active > s->most_active) return -3;
+    return active > s->most_active;
+}
+
+static int64_t gate_rows(const struct gate *g, const float *x, int64_t rows, const struct selection *s, float *memory) {
+    int64_t hits = 0;
+    if (swan_all_open(s, rows, g->units)) return 0;
     for (int64_t r = 0; r < rows; r += GROUP) {
         int n = rows - r < GROUP ? (int)(rows - r) : GROUP;
-        swan_masked(b, x + r * b->inputs, n, s->mask + r * b->units, &w, y + r * b->outputs);
+        struct selection part = {s->k_max, 0, s->thresholds + r, s->counts + r, s->mask + r * g->units};
+        int more = gate_group(g, x + r * g->inputs, n, part, memory);
+        if (more < 0) return more;
+        hits += more;
     }
-    return 0;
+    return hits;
+}
+
+/* x [rows, D] -> mask, counts and y [rows, O]. b == NULL: gate and mask only. thresholds .. mask: see struct selection.
+   Returns the number of rows that the cap cut down; -1 for a score that is not finite, -2 without memory; -3 - cap hits if
+   more than most_active units are active: mask and counts are there, y is not. */
+API int64_t swan_gated(const struct gate *g, const struct block *b, const float *x, int64_t rows, const float *thresholds,
+                       int64_t k_max, int64_t most_active, int64_t *counts, uint8_t *mask, float *y) {
+    struct selection s = {k_max, most_active, thresholds, counts, mask};
+    struct work w;
+    if (swan_take_work(g->units, gate_bytes(g), &w)) return -2;
+    int64_t hits = gate_rows(g, x, rows, &s, w.extra);
+    if (hits < 0 || !b) return hits;
+    if (swan_too_dense(&s, rows)) return -3 - hits;
+    for (int64_t r = 0; r < rows; r += GROUP) {
+        int n = rows - r < GROUP ? (int)(rows - r) : GROUP;
+        swan_masked(b, x + r * b->inputs, n, mask + r * b->units, &w, y + r * b->outputs);
+    }
+    return hits;
 }
 
 /* scores [rows, F] of x [rows, D]. Returns 0, or -2 without memory. */
-API int swan_scores(const struct gate *g, const float *x, int64_t rows, float *scores) {
+API int64_t swan_scores(const struct gate *g, const float *x, int64_t rows, float *scores) {
     float *z = swan_scratch((g->rank_padded + g->units_padded) * sizeof(float));
     if (!z) return -2;
     for (int64_t r = 0; r < rows; r++) {
         project(g, x + r * g->inputs, 1, z);
-        scores_of(g, z, 1, z + g->rank_padded);
+        scores_of(g, z, z + g->rank_padded);
         memcpy(scores + r * g->units, z + g->rank_padded, g->units * sizeof(float));
     }
     return 0;

@@ -6,9 +6,9 @@ import ctypes
 import functools
 import logging
 import threading
-from ctypes import POINTER, byref, c_int, c_int64, c_void_p
+from ctypes import POINTER, byref, c_int64, c_void_p
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,6 +28,20 @@ log = logging.getLogger(__name__)
 NOT_FINITE, NO_MEMORY, TOO_DENSE = -1, -2, -3
 
 
+class Selection(NamedTuple):
+    """What a native call chooses by, and where it writes its choice.
+
+    thresholds float32 [B]; at most k_max units a row; counts int64 [B]; mask bool [B, F]. most_active: the number of
+    active units, all rows together, up to which the call also runs the block.
+    """
+
+    thresholds: Tensor
+    k_max: int
+    counts: Tensor
+    mask: Tensor
+    most_active: int = 0
+
+
 class Block(ctypes.Structure):
     """struct block of native/rows.h."""
 
@@ -42,12 +56,6 @@ class Gate(ctypes.Structure):
     _fields_ = fields("units inputs rank rank_padded units_padded activation", "p q_t bias center norm")
 
 
-class Selection(ctypes.Structure):
-    """struct selection of native/rows.h."""
-
-    _fields_ = fields("k_max most_active cap_hits", "thresholds counts mask")
-
-
 class Library:
     """Functions of one compiled file. Tensors must be contiguous, of the right dtype and shape: callers check."""
 
@@ -55,12 +63,29 @@ class Library:
         self.path = path
         loaded = ctypes.CDLL(str(path))
         self._rows = _function(loaded, "swan_rows", POINTER(Block), c_void_p, c_int64, c_void_p, c_void_p, c_void_p)
+        choice = c_void_p, c_int64, c_int64, c_void_p, c_void_p  # thresholds, k_max, most_active, counts, mask
         self._magnitude = _function(
-            loaded, "swan_magnitude", c_void_p, c_int64, c_int64, c_int64, c_void_p, POINTER(Selection)
+            loaded,
+            "swan_magnitude",
+            c_void_p,
+            c_int64,
+            c_int64,
+            c_int64,
+            c_void_p,
+            c_void_p,
+            c_int64,
+            c_void_p,
+            c_void_p,
+        )
+        self._cats = _function(
+            loaded, "swan_cats", POINTER(Block), c_void_p, c_int64, c_void_p, c_void_p, c_int64, *choice, c_void_p
+        )
+        self._sparse = _function(
+            loaded, "swan_sparse", POINTER(Block), c_void_p, c_void_p, c_int64, *choice, c_void_p, c_void_p
         )
         self._inputs = _function(loaded, "swan_inputs", POINTER(Block), c_void_p, c_int64, c_void_p, c_void_p, c_void_p)
         self._gated = _function(
-            loaded, "swan_gated", POINTER(Gate), POINTER(Block), c_void_p, c_int64, POINTER(Selection), c_void_p
+            loaded, "swan_gated", POINTER(Gate), POINTER(Block), c_void_p, c_int64, *choice, c_void_p
         )
         self._scores = _function(loaded, "swan_scores", POINTER(Gate), c_void_p, c_int64, c_void_p)
         self._finish = _function(loaded, "swan_finish", POINTER(Block), c_int64, c_void_p, c_void_p, c_void_p)
@@ -84,11 +109,23 @@ class Library:
         other = None if scale is None else scale.data_ptr()
         _check(self._rows(_block(w), x.data_ptr(), x.shape[0], mask.data_ptr(), other, y.data_ptr()))
 
-    def magnitude(self, values: Tensor, activation: str, weight: Tensor, selection: Selection) -> int:
-        """In place on values [B, F]: the activation; then the mask by |value| * weight. Returns 0 or NOT_FINITE."""
+    def magnitude(self, values: Tensor, activation: str, weight: Tensor, s: Selection) -> int:
+        """In place on values [B, F]: the activation; then the mask by |value| * weight. Cap hits or NOT_FINITE."""
         rows, units = values.shape
-        code = self._magnitude(values.data_ptr(), rows, units, CODES[activation], weight.data_ptr(), byref(selection))
-        return _check(code)
+        first = values.data_ptr(), rows, units, CODES[activation], weight.data_ptr()
+        return _check(self._magnitude(*first, s.thresholds.data_ptr(), s.k_max, s.counts.data_ptr(), s.mask.data_ptr()))
+
+    def cats(
+        self, w: MlpWeights, branch: Tensor, activation: str, weight: Tensor, x: Tensor, s: Selection, y: Tensor
+    ) -> int:
+        """As `magnitude` on branch [B, F], then y [B, O] of x [B, D] if the mask is thin enough. Returns as `gated`."""
+        first = branch.data_ptr(), CODES[activation], weight.data_ptr(), x.data_ptr(), x.shape[0]
+        return _check(self._cats(_block(w), *first, *_pointers(s), y.data_ptr()))
+
+    def sparse(self, w: InputWeights, x: Tensor, s: Selection, dropped: Tensor | None, y: Tensor) -> int:
+        """Mask by |x| * weight and y [B, O] of x [B, F] in one call; dropped: as in `inputs`. Returns as `gated`."""
+        first = x.data_ptr(), w.weight.data_ptr(), x.shape[0]
+        return _check(self._sparse(_input_block(w), *first, *_pointers(s), _pointer(dropped), y.data_ptr()))
 
     def inputs(self, w: InputWeights, x: Tensor, mask: Tensor, dropped: Tensor | None, y: Tensor) -> None:
         """y [B, O] of x [B, F] with mask bool [B, F]; dropped [B, F] or None: x - mean where an input is off."""
@@ -96,12 +133,14 @@ class Library:
         _check(self._inputs(_input_block(w), x.data_ptr(), x.shape[0], mask.data_ptr(), other, y.data_ptr()))
 
     def gated(
-        self, gate: GateWeights, w: MlpWeights | GluWeights | None, x: Tensor, selection: Selection, y: Tensor | None
+        self, gate: GateWeights, w: MlpWeights | GluWeights | None, x: Tensor, s: Selection, y: Tensor | None
     ) -> int:
-        """Gate, mask and block in one call. Returns 0, NOT_FINITE, or TOO_DENSE (then y is not written)."""
+        """Gate, mask and block in one call.
+
+        Returns cap hits; NOT_FINITE; or TOO_DENSE - cap hits: more than most_active units are active, y is not written.
+        """
         block = None if w is None else _block(w)
-        out = None if y is None else y.data_ptr()
-        return _check(self._gated(_gate(gate), block, x.data_ptr(), x.shape[0], byref(selection), out))
+        return _check(self._gated(_gate(gate), block, x.data_ptr(), x.shape[0], *_pointers(s), _pointer(y)))
 
     def shared(self, w: MlpWeights | GluWeights, x: Tensor, offsets: Tensor, mask: Tensor, y: Tensor) -> None:
         """y [T, O] of x [T, D]; request i owns rows offsets[i]..offsets[i + 1] and mask row i of bool [R, F]."""
@@ -137,7 +176,7 @@ class Library:
 def _function(loaded: ctypes.CDLL, name: str, *arguments: Any) -> Any:
     function = getattr(loaded, name)
     function.argtypes = arguments
-    function.restype = c_int
+    function.restype = c_int64
     return function
 
 
@@ -187,6 +226,10 @@ def _input_block(w: InputWeights) -> Any:
             mean=w.mean.data_ptr(),
         )
     return w.cache["native"]
+
+
+def _pointers(s: Selection) -> tuple[int, int, int, int, int]:
+    return s.thresholds.data_ptr(), s.k_max, s.most_active, s.counts.data_ptr(), s.mask.data_ptr()
 
 
 def _pointer(value: Tensor | None) -> int | None:

@@ -11,31 +11,22 @@ struct block {
     const float *down_bias, *mean;               /* [O], [F] */
 };
 
-/* GROUP rows are worked on together, SPAN units at a time; PASS rows share one pass over a weight row. */
-enum { GROUP = 64, SPAN = 64, TILE = 128, PASS = 8 };
-
-/* One pass: a unit and the n <= 8 rows that it serves together. */
-struct pass {
-    uint64_t rows;
-    int64_t unit;
-};
-enum { PASSES = SPAN * (GROUP / PASS), PIECE_FLOATS = 8192 };
-struct passes {
-    int count[PASS + 1];
-    struct pass of[PASS + 1][PASSES];
-};
+/* GROUP rows are worked on together, SPAN units at a time; up to PASS rows share one pass over a weight row. */
+enum { GROUP = 64, SPAN = 64, TILE = 128, PASS = 8, PART_FLOATS = 2 * GROUP * VL };
 
 /* What one group of up to GROUP rows works with. */
 struct work {
-    int64_t stride;   /* of one row's list; not a multiple of 1024, or 64 write streams would share one cache set */
-    uint64_t *bits;   /* [F + TILE]: the rows that want a unit, one bit a row */
-    int32_t *index;   /* [GROUP][stride]: active units of a row, ascending by span */
-    float *value;     /* [GROUP][stride]: their values, act(...) - mean */
-    int32_t *segment; /* [spans + 1][GROUP]: where a span's units begin in each row's list */
-    float *y;         /* [GROUP][TILE] */
-    float *part;      /* [2][PASSES][PASS]: unfinished dot products of one span */
-    float *x;         /* the group's rows in pieces, see cut() */
-    float *extra;     /* `extra_bytes` for the caller */
+    int64_t stride;    /* of one row's list; not a multiple of 1024, or 64 write streams would share one cache set */
+    int64_t blocks;    /* of 16 units */
+    uint64_t *bits;    /* [F + TILE]: the rows that want a unit, one bit a row */
+    uint16_t *chosen;  /* [GROUP][blocks]: a row's active units, one bit a unit */
+    int32_t *index;    /* [GROUP][stride]: active units of a row, ascending by span */
+    float *value;      /* [GROUP][stride]: their values, act(...) - mean */
+    int32_t *segment;  /* [spans + 1][GROUP]: where a span's units begin in each row's list */
+    uint8_t *order;    /* [spans][GROUP]: rows by the number of their units in that span */
+    float *y;          /* [GROUP][TILE] */
+    float *part;       /* [2][PART_FLOATS]: unfinished dot products of one block */
+    float *extra;      /* `extra_bytes` for the caller */
     const float *scale; /* NULL, or [rows, F]: multiplies the units' values before their means are taken off */
     int32_t count[GROUP];
 };
@@ -44,7 +35,6 @@ struct work {
 struct selection {
     int64_t k_max;           /* most active units a row; the top scores stay, the lower index wins among equals */
     int64_t most_active;     /* stop before the block if more units are active in all rows together: dense is faster */
-    int64_t cap_hits;        /* out: rows that the cap cut down */
     const float *thresholds; /* [rows] */
     int64_t *counts;
     uint8_t *mask;
@@ -52,10 +42,22 @@ struct selection {
 
 /* Mask and count of one row from its scores [F]; copy: room for as many. Returns 1 if the cap cut it down, else 0. */
 int swan_select(struct selection *s, int64_t row, const float *scores, int64_t units, float *copy);
+/* Whether every threshold is -inf: everything runs, no score is needed (nor checked). Mask and counts then say so. */
+int swan_all_open(const struct selection *s, int64_t rows, int64_t units);
+/* Whether more units are active than most_active. */
+int swan_too_dense(const struct selection *s, int64_t rows);
 /* Returns 0, or -2 without memory. */
-int swan_take_work(int64_t units, int64_t inputs, size_t extra_bytes, struct work *w);
+int swan_take_work(int64_t units, size_t extra_bytes, struct work *w);
 /* x [rows <= GROUP, D], mask bytes [rows, F] -> y [rows, O]. */
 void swan_masked(const struct block *b, const float *x, int rows, const uint8_t *mask, struct work *w, float *y);
+/* 2 to PASS rows, w->bits set; and more rows. */
+void swan_few(const struct block *b, const float *x, int rows, struct work *w, float *y);
+void swan_many(const struct block *b, const float *x, int rows, const uint8_t *mask, struct work *w, float *y);
+/* The same for x [rows, F] that holds the units' values: see swan_inputs. Many: of one row only its list is made. */
+void swan_few_values(const struct block *b, const float *x, int rows, const uint8_t *mask, float *dropped, struct work *w,
+                     float *y);
+void swan_many_values(const struct block *b, const float *x, int rows, const uint8_t *mask, float *dropped, struct work *w,
+                      float *y);
 /* x [D], w->index[0..active) set -> y [O]. */
 void swan_single(const struct block *b, const float *x, int active, struct work *w, float *y);
 /* x [rows <= GROUP, F] are the units' values themselves: see swan_inputs. */
@@ -63,6 +65,14 @@ void swan_sparse_down(const struct block *b, const float *x, int rows, const uin
                       float *y);
 /* w->index[0..kept) and w->value of units -> y [O]. */
 void swan_single_down(const struct block *b, int kept, struct work *w, float *y);
+
+INLINE void swan_append(struct work *w, int row, int32_t unit, float value) {
+    /* Branch-free: a value of 0 is overwritten by the next one and costs the down product nothing. */
+    int64_t at = row * w->stride + w->count[row];
+    w->index[at] = unit;
+    w->value[at] = value;
+    w->count[row] += value != 0.0f;
+}
 
 /* acc[i] += dot(weights at..at + D, x[i]) for i < n; the unroll hides the FMA latency when n is small. What lies at `next`
    is fetched ahead. */

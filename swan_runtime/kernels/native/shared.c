@@ -131,7 +131,7 @@ static void down_product(const struct block *b, const struct active *a, const fl
 
 /* Request i owns rows offsets[i] .. offsets[i + 1] of x [T, D] and y [T, O]; mask bytes [requests, F].
    Returns 0, or -2 without memory. */
-API int swan_shared(const struct block *b, const float *x, const int64_t *offsets, int64_t requests, const uint8_t *mask,
+API int64_t swan_shared(const struct block *b, const float *x, const int64_t *offsets, int64_t requests, const uint8_t *mask,
                     float *y) {
     int64_t stride = b->units + 2 * VL + 16;
     float *m = swan_scratch((4 + BATCH + DOWN_ROWS) * stride * sizeof(float));

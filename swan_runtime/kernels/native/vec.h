@@ -1,6 +1,8 @@
-/* Float vectors by GCC/Clang vector extensions: the same source compiles to AVX-512, AVX2 or NEON (VECTOR_BYTES). */
+/* Float vectors by GCC/Clang vector extensions, intrinsics only where those have no word for it: one source for AVX-512 and
+   AVX2 (VECTOR_BYTES). */
 #ifndef SWAN_VEC_H
 #define SWAN_VEC_H
+#include <immintrin.h>
 #include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -143,6 +145,73 @@ INLINE vf sums(const vf *a, int n) {
     s = s + __builtin_shuffle(s, (vi)SWAP);
 #endif
     return s;
+}
+
+#if VL == 16
+#define L4A {0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23}
+#define L4B {8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31}
+INLINE vf fold_two(const vf *a, int n) { return n > 1 ? fold1(a[0], a[1]) : n > 0 ? fold1(a[0], (vf){0}) : (vf){0}; }
+INLINE vf fold_eight(const vf *a, int n) {
+    return fold4(fold2(fold_two(a, n), fold_two(a + 2, n - 2)), fold2(fold_two(a + 4, n - 4), fold_two(a + 6, n - 6)));
+}
+/* As sums, for 8 < n <= 16. */
+INLINE vf many_sums(const vf *a, int n) {
+    vf low = fold_eight(a, 8), high = fold_eight(a + 8, n - 8);
+    return __builtin_shuffle(low, high, (vi)L4A) + __builtin_shuffle(low, high, (vi)L4B);
+}
+
+/* One bit for each lane of a comparison's result that is set. */
+INLINE uint32_t lanes_set(vi compared) { return _mm512_movepi32_mask((__m512i)compared); }
+/* The floats of from[0..16) whose bit is set, side by side, zeros after them; no other float is read. */
+INLINE vf squeezed(const float *from, uint32_t bits) {
+    return (vf)_mm512_maskz_compress_ps((__mmask16)bits, _mm512_maskz_loadu_ps((__mmask16)bits, from));
+}
+/* The lanes whose bit is set, side by side; VL floats are written. */
+INLINE void squeeze(float *to, vf v, uint32_t bits) { store(to, (vf)_mm512_maskz_compress_ps((__mmask16)bits, (__m512)v)); }
+/* first + i for each bit i < 16 that is set; 16 numbers are written. */
+INLINE void squeeze_numbers(int32_t *to, int32_t first, uint32_t bits) {
+    vi lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    *(vi_any *)to = (vi)_mm512_maskz_compress_epi32((__mmask16)bits, (__m512i)(lane + first));
+}
+#else
+INLINE vf many_sums(const vf *a, int n) { return sums(a, n); } /* never more than 8 */
+INLINE uint32_t lanes_set(vi compared) { return (uint32_t)_mm256_movemask_ps((__m256)compared); }
+INLINE vf squeezed(const float *from, uint32_t bits) {
+    vf v = {0};
+    for (int i = 0; bits && i < VL; i++, bits &= bits - 1) v[i] = from[__builtin_ctz(bits)];
+    return v;
+}
+INLINE void squeeze(float *to, vf v, uint32_t bits) {
+    float lane[VL];
+    store(lane, v);
+    for (; bits; bits &= bits - 1) *to++ = lane[__builtin_ctz(bits)];
+}
+INLINE void squeeze_numbers(int32_t *to, int32_t first, uint32_t bits) {
+    for (; bits; bits &= bits - 1) *to++ = first + __builtin_ctz(bits);
+}
+#endif
+
+INLINE vi lane_numbers(void) {
+    vi number;
+    for (int i = 0; i < VL; i++) number[i] = i;
+    return number;
+}
+/* Writes a comparison's result as VL bytes of 0 or 1 and returns it as numbers of 0 or 1. */
+INLINE vi put_mask(uint8_t *to, vi compared) {
+    vi one = compared & 1;
+    *(vb_any *)to = __builtin_convertvector(one, vb_any);
+    return one;
+}
+
+/* One bit for each of 16 bytes (or the first n) that is not 0. */
+INLINE uint32_t bytes_set(const uint8_t *p) {
+    __m128i zero = _mm_cmpeq_epi8(_mm_loadu_si128((const __m128i *)p), _mm_setzero_si128());
+    return (uint32_t)_mm_movemask_epi8(zero) ^ 0xffff;
+}
+INLINE uint32_t bytes_set_part(const uint8_t *p, int n) {
+    uint32_t bits = 0;
+    for (int i = 0; i < n; i++) bits |= (uint32_t)(p[i] != 0) << i;
+    return bits;
 }
 
 /* Scratch memory of the calling thread, at least `bytes`, 64-byte aligned, kept between calls; NULL if there is none. */

@@ -82,6 +82,18 @@ def test_row_kernels_equal_the_oracle(
     close(run(w, x, mask, kernel, threads), reference.rows(x, mask, w))
 
 
+@pytest.mark.parametrize("kernel", NATIVE)
+@settings(max_examples=8, deadline=None)
+@given(rows=st.integers(9, 66), inputs=st.integers(257, 1300), density=DENSITY, is_glu=st.booleans())
+def test_rows_too_wide_for_the_first_cache_equal_the_oracle(
+    kernel: str, rows: int, inputs: int, density: float, is_glu: bool
+) -> None:
+    torch.manual_seed(rows)
+    w = block(inputs, 70, 33, "gelu", is_glu, mean=True)
+    x, mask = torch.randn(rows, inputs), torch.rand(rows, 70) < density
+    close(run(w, x, mask, kernel, 1), reference.rows(x, mask, w))
+
+
 @pytest.mark.parametrize("kernel", [*NATIVE, "gather", "dense", "reference"])
 @relaxed
 @given(
