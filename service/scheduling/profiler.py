@@ -19,6 +19,7 @@ import numpy as np
 
 from models.interface import Arrays, ServableModel
 from service.control.profile import ProfileFit, Sample, fit_profile
+from swan_runtime.cache import cache_directory
 
 log = logging.getLogger(__name__)
 
@@ -152,9 +153,8 @@ def budget_grid(model: ServableModel) -> tuple[float, ...]:
 
 
 def user_cache() -> Path:
-    """$XDG_CACHE_HOME/swan-serve/profiles, by default ~/.cache/swan-serve/profiles."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "swan-serve" / "profiles"
+    """By default ~/.cache/swan-serve/profiles."""
+    return cache_directory() / "profiles"
 
 
 def _time_once(model: ServableModel, inputs: Arrays, budget: float, clock: Callable[[], float]) -> float:

@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from swan_runtime.cache import cache_directory
 from swan_runtime.errors import InvalidInputError
 from swan_runtime.kernels import convolution, inputs, shared
 from swan_runtime.kernels import rows as own
@@ -243,7 +244,7 @@ def machine() -> str:
 def _cache_file(key: tuple[object, ...]) -> Path | None:
     name = hashlib.sha256(repr((machine(), torch.get_num_threads(), key)).encode()).hexdigest()[:24]
     try:
-        return build.own_directory(build.cache_directory() / "costs") / f"{name}.json"
+        return build.own_directory(cache_directory() / "costs") / f"{name}.json"
     except build.LibraryUnavailable:
         return None
 

@@ -26,7 +26,7 @@ from pathlib import Path
 from service.host.image_cache import link
 from swan_runtime.kernels import rows
 from swan_runtime.kernels.native import library
-from swan_runtime.kernels.native.build import cache_directory
+from swan_runtime.cache import cache_directory
 from swan_runtime.kernels.weights import MlpWeights
 link(Path("/opt/swan/swan-serve"), cache_directory())
 g = torch.Generator().manual_seed(0)

@@ -51,12 +51,6 @@ def file_name(family: str) -> str:
     return f"swan_kernels_{family.lower()}_{key(family)}.so"
 
 
-def cache_directory() -> Path:
-    """The user's cache directory for compiled kernels and measured costs (XDG_CACHE_HOME, else ~/.cache)."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "swan-serve"
-
-
 def own_directory(path: Path) -> Path:
     """Create `path` for this user only; refuse one that another user could have filled."""
     try:

@@ -13,12 +13,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from swan_runtime.cache import cache_directory
 from swan_runtime.kernels.activations import CODES
 from swan_runtime.kernels.channel_gate import ChannelGateWeights
 from swan_runtime.kernels.conv_weights import ConvWeights
 from swan_runtime.kernels.magnitude_weights import InputWeights
 from swan_runtime.kernels.native import structures
-from swan_runtime.kernels.native.build import PACKAGED, LibraryUnavailable, build, cache_directory, file_name
+from swan_runtime.kernels.native.build import PACKAGED, LibraryUnavailable, build, file_name
 from swan_runtime.kernels.native.structures import ChannelChoice, fields
 from swan_runtime.kernels.packing import HalfMatrices
 from swan_runtime.kernels.weights import GateWeights, GluWeights, MlpWeights

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from swan_runtime.cache import cache_directory
 from swan_runtime.convert import harden_
 from swan_runtime.errors import InvalidInputError
 from swan_runtime.gate import MagnitudeGate
@@ -50,7 +51,7 @@ DENSITY = st.sampled_from([0.0, 0.05, 0.3, 0.7, 1.0])
 @contextmanager
 def native(family: str) -> Iterator[None]:
     """The native library compiled for `family` serves inside the block."""
-    loaded = Library(build.build(family, build.cache_directory() / "kernels"))
+    loaded = Library(build.build(family, cache_directory() / "kernels"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys.modules[Library.__module__], "_load", lambda: loaded)
         yield
