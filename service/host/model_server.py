@@ -11,6 +11,7 @@ from ray import serve
 from service.api.grpc_frame import CallContext
 from service.config import Settings
 from service.host import shortcut
+from service.host.accepting import accept_all
 from service.host.coordinator import ActorSource, SetPoints, SetPointSource, follow
 from service.host.mounting import STREAMS, UNARY, RawMessage, ReplicaContext
 
@@ -61,6 +62,7 @@ class ModelServer:
         source = ActorSource()
         self._replica = await factory(settings, source)
         shortcut.host(self._replica)
+        accept_all(asyncio.get_running_loop())  # Ray Serve makes its HTTP server on it next
         self._following = asyncio.create_task(follow(source, self._replica.steer))
 
     def __serve_build_asgi_app__(self) -> AsgiEntry:
