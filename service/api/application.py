@@ -11,9 +11,8 @@ from starlette.routing import Mount, Route, Router
 
 from service.api import proto
 from service.api.around import Around, nothing_around
-from service.api.arrivals import Arrivals
 from service.api.auth import AllowAll, Authorizer, Scope
-from service.api.buffers import Buffers
+from service.api.front import Front
 from service.api.grpc import GrpcApi
 from service.api.grpc_frame import GrpcFrame
 from service.api.grpc_standard import StandardServices
@@ -91,17 +90,17 @@ class OipApp:
         identity = dataplane.identity
         self.limits = limits
         self.description = ApiDescription(identity.name, identity.version, extra_routes)
-        buffers, arrivals = Buffers(limits.max_buffered_bytes), Arrivals()
+        front = Front.of(limits)
         table = [
-            *RestApi(dataplane, limits, buffers, arrivals, options.nan_as_null).routes(),
+            *RestApi(dataplane, limits, front, options.nan_as_null).routes(),
             ("GET", "/openapi.json", Scope.HEALTH, self.description.openapi),
             ("GET", "/docs", Scope.HEALTH, self.description.docs),
         ]
         routes = [*_routes(table, authorize, options.around), *_extra(extra_routes, authorize, options.around)]
         self.routes = [Mount(options.base_path, routes=routes)] if options.base_path else routes
         self._router = Router(self.routes, redirect_slashes=False, default=_not_found)
-        rpcs = GrpcApi(dataplane, limits, buffers).rpcs() | StandardServices(dataplane).rpcs()
-        self.grpc = GrpcFrame(rpcs, authorize, limits, options.around, arrivals)
+        rpcs = GrpcApi(dataplane, limits, front).rpcs() | StandardServices(dataplane).rpcs()
+        self.grpc = GrpcFrame(rpcs, authorize, limits, options.around, front.arrivals)
         self._known = KnownPaths()
 
     async def asgi(self, scope: Any, receive: Receive, send: Send) -> None:

@@ -26,14 +26,14 @@ class Arrivals:
     def now(self) -> float:
         """The arrival of the request that is being looked at now, on the injected clock.
 
-        What the loop does since its timer was due, it did with the request waiting; before, the request came at any
-        moment of the turn before, on average in its middle.
+        What the loop does since its timer was due, it did with the request waiting; and where turns are long, one
+        turn accepts what the next one reads.
         """
         now = self._clock()
         self._asked = True
         if self._timer is None:
             self._arm(now)
-        return now - max(0.0, now - self._due_s) - self._late_s / 2
+        return now - max(0.0, now - self._due_s) - self._late_s
 
     def _arm(self, now: float) -> None:
         self._asked = False

@@ -10,11 +10,12 @@ from google.protobuf import json_format
 
 from service.api import grpc_codec, proto
 from service.api.auth import Scope
-from service.api.buffers import Buffers, off_loop
+from service.api.buffers import off_loop
+from service.api.front import Front
 from service.api.grpc_codec import CallFacts
 from service.api.grpc_frame import Rpc
 from service.api.grpc_stream import InferStream
-from service.errors import NotOffered
+from service.errors import NotOffered, Overloaded
 from service.inference.dataplane import EXTENSIONS, Dataplane
 from service.inference.limits import Limits
 from service.inference.metadata import model_metadata, statistics_json
@@ -23,10 +24,10 @@ from service.inference.metadata import model_metadata, statistics_json
 class GrpcApi:
     """All twenty RPCs; those that are not offered say so."""
 
-    def __init__(self, dataplane: Dataplane, limits: Limits, buffers: Buffers) -> None:
+    def __init__(self, dataplane: Dataplane, limits: Limits, front: Front) -> None:
         self._dataplane = dataplane
         self._limits = limits
-        self._buffers = buffers
+        self._front = front
 
     def rpcs(self) -> dict[tuple[str, str], Rpc]:
         infer, admin, health = Scope.INFER, Scope.ADMIN, Scope.HEALTH
@@ -59,8 +60,13 @@ class GrpcApi:
         return rpcs
 
     async def model_infer(self, message: Any, facts: CallFacts) -> Any:
+        try:
+            await self._front.turns.enter()
+        except Overloaded as refusal:
+            self._dataplane.turned_away(message.model_name, refusal, facts.arrival_s)
+            raise
         size = _size(message)
-        with self._buffers.hold() as hold:
+        with self._front.buffers.hold() as hold:
             hold.add(size)
             request = await off_loop(size, grpc_codec.decode, message, facts, self._limits)
             response = await self._dataplane.infer(request)

@@ -8,14 +8,14 @@ from typing import Any
 import orjson
 
 from service.api import rest_codec
-from service.api.arrivals import Arrivals
 from service.api.auth import Scope
-from service.api.buffers import Buffers, off_loop
+from service.api.buffers import off_loop
 from service.api.disconnect import CancelOnDisconnect
+from service.api.front import Front
 from service.api.http import JSON, Answer, Call, Endpoint
 from service.api.http_body import accepted_encoding, compress, read_body
 from service.api.json_reader import check_depth, read_json_object
-from service.errors import InvalidRequest, NotFound, NotOffered, Unavailable
+from service.errors import InvalidRequest, NotFound, NotOffered, Overloaded, Unavailable
 from service.inference.compute import server_timing
 from service.inference.contract import parse_contract
 from service.inference.dataplane import EXTENSIONS, Dataplane
@@ -30,14 +30,11 @@ _VERSION = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
 class RestApi:
     """Endpoints by route. nan_as_null: answer NaN in JSON outputs as null instead of the NaN literal."""
 
-    def __init__(
-        self, dataplane: Dataplane, limits: Limits, buffers: Buffers, arrivals: Arrivals, nan_as_null: bool = False
-    ) -> None:
+    def __init__(self, dataplane: Dataplane, limits: Limits, front: Front, nan_as_null: bool = False) -> None:
         self._dataplane = dataplane
         self._limits = limits
         self._nan_as_null = nan_as_null
-        self._buffers = buffers
-        self._arrivals = arrivals
+        self._front = front
         identity = dataplane.identity
         self._server = _json({"name": identity.name, "version": identity.version, "extensions": EXTENSIONS})
 
@@ -83,8 +80,13 @@ class RestApi:
         return table
 
     async def infer(self, call: Call) -> Answer:
-        arrival_s = self._arrivals.now()
-        with self._buffers.hold() as hold:
+        arrival_s = self._front.arrivals.now()
+        try:
+            await self._front.turns.enter()
+        except Overloaded as refusal:
+            self._dataplane.turned_away(call.path["model"], refusal, arrival_s)
+            raise
+        with self._front.buffers.hold() as hold:
             body = await read_body(call.receive, call.headers, self._limits, hold)
             return await self._infer(call, body, arrival_s)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from models.interface import ModelSpec, ServableModel
-from service.errors import Cancelled, InvalidRequest, ModelFailed, NotOffered, ServiceError
+from service.errors import Cancelled, InvalidRequest, ModelFailed, NotOffered, Overloaded, ServiceError
 from service.inference.classification import classify
 from service.inference.compute import compute_parameters
 from service.inference.executor import Executor
@@ -184,6 +185,13 @@ class Dataplane:
         for observer in self._observers:
             observer.answered(work, completion, latency_s)
         return InferResponse(spec.name, spec.version, request.id, answer, compute_parameters(completion))
+
+    def turned_away(self, name: str, error: Overloaded, arrival_s: float) -> None:
+        """Count a request that was refused before it was read. A name that no model has is nobody's statistics."""
+        with contextlib.suppress(ServiceError):
+            spec = self._find(name, "").spec
+            self._executor.count_shed(spec.name, spec.version, error.reason)
+            self._tell_refused(spec, error, time.monotonic() - arrival_s)
 
     async def _run(self, served: _Served, request: InferRequest) -> tuple[Work, Completion, tuple[OutputRequest, ...]]:
         rows = served.checker.rows(request)

@@ -19,6 +19,9 @@ from service.types import Completion, LimitedBy, Work
 class Executor(Protocol):
     """Runs admitted work. Cancelling `submit` frees whatever the work holds."""
 
+    def count_shed(self, name: str, version: str, reason: str) -> None:
+        """A request for this model was refused before it could become work."""
+
     async def submit(self, work: Work) -> Completion:
         """Raises Overloaded, Unavailable, DeadlineExceeded, InvalidRequest, ModelFailed, or what the model raised."""
 
@@ -32,6 +35,9 @@ class DirectExecutor:
     def __init__(self, find_model: Callable[[str, str], ServableModel], num_threads: int = 1) -> None:
         self._find_model = find_model
         self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="direct")
+
+    def count_shed(self, name: str, version: str, reason: str) -> None:
+        """Nothing is counted here."""
 
     async def submit(self, work: Work) -> Completion:
         model = self._find_model(work.model, work.version)

@@ -15,6 +15,7 @@ class Limits:
     max_dim: the largest size of one dimension. max_chunks: pieces an HTTP body may come in.
     header_timeout_s: from the connection (or the last answer's next byte) to the end of the headers.
     body_timeout_s: the longest silence inside a body. max_stream_requests: requests of one gRPC stream in work at once.
+    turn_patience_s: the longest wait to be read at all, while more arrives than can be read.
     compress_min_bytes, compress_max_bytes: answers outside this range are never compressed.
     """
 
@@ -37,6 +38,7 @@ class Limits:
     max_stream_requests: int = 64
     header_timeout_s: float = 10.0
     body_timeout_s: float = 30.0
+    turn_patience_s: float = 0.2
     compress_min_bytes: int = 1024
     compress_max_bytes: int = 8 << 20
 

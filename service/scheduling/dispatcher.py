@@ -15,6 +15,7 @@ from service.control.edf import EdfQueue
 from service.control.governor import Governor
 from service.control.types import BatchDone, Decision, ReplicaView
 from service.scheduling.hosted import Entry, HostedModel
+from service.scheduling.reply import ReplyDelay
 from service.scheduling.waiting import WaitingRoom
 from service.scheduling.worker import Answer, Job, JobResult, Workers
 from service.telemetry.model_metrics import BatchCost, Served
@@ -52,6 +53,7 @@ class Dispatcher:
         self._models = models
         self._clock = clock
         self._running: list[Running] = []
+        self.reply = ReplyDelay(clock)
         self._woken = False
         self._alert = ""
 
@@ -152,6 +154,9 @@ class Dispatcher:
             hosted.metrics.count_worker_death()
         self._fill_workers()  # the worker gets its next batch before this one's clients get their answers
         self._answer(running, result, now)
+        if result.ended_s is not None:  # the tasks that write the answers are scheduled: this comes after them
+            ended_s = result.ended_s
+            asyncio.get_running_loop().call_soon(lambda: self.reply.observe(self._clock() - ended_s))
 
     def _answer(self, running: Running, result: JobResult, now: float) -> None:
         hosted = running.hosted

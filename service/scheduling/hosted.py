@@ -12,6 +12,7 @@ from service.control.profile import ServiceProfile
 from service.control.types import Decision, Limit, ModelPlan, QueuedItem, ShedReason, priority_class
 from service.errors import Overloaded, ServiceError
 from service.host.coordinator import Mode, SetPoints
+from service.scheduling.reply import ReplyDelay
 from service.telemetry.model_metrics import ModelMetrics
 from service.types import Completion, DeadlinePolicy, LimitedBy, Quality, Work
 from swan_runtime.budget import BudgetPoint
@@ -118,14 +119,17 @@ class HostedModel:
         max_batch = max(1, self.model.spec.max_batch_size)
         return ModelPlan(self.key, self.profile, self.default_deadline_s, max_batch, self.low, self.high)
 
-    def item(self, work: Work, sequence: int) -> QueuedItem:
-        """The request as the control law sees it. Raises Overloaded if the operator forbids what it insists on."""
+    def item(self, work: Work, sequence: int, reply: ReplyDelay) -> QueuedItem:
+        """The request as the control law sees it: due early enough for its answer to be written in time.
+
+        Raises Overloaded if the operator forbids what it insists on.
+        """
         contract = work.contract
         floor, ceiling = self._bounds(contract.quality, contract.deadline_policy)
         timeout_s = self.default_deadline_s if contract.timeout_s is None else contract.timeout_s
         return QueuedItem(
             model=self.key,
-            deadline_s=work.arrival_s + timeout_s,
+            deadline_s=work.arrival_s + timeout_s - reply.of(timeout_s),
             arrival_s=work.arrival_s,
             sequence=sequence,
             rows=work.rows,

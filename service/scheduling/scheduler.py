@@ -169,13 +169,18 @@ class Scheduler:
             self._waiting.cancel(entry)
             raise
 
+    def count_shed(self, name: str, version: str, reason: str) -> None:
+        """A request of unknown priority was refused before it was read."""
+        self._hosted(name, version).metrics.count_shed(priority_label(0), reason)
+        self._gauges.touch()
+
     def _accept(self, work: Work) -> Entry:
         hosted = self._hosted(work.model, work.version)
         self._sequence += 1
         try:
             if self._draining or self._set_points.draining or hosted.closing:
                 raise Unavailable("the model takes no requests now", reason=DRAINING)
-            item = hosted.item(work, self._sequence)
+            item = hosted.item(work, self._sequence, self._dispatcher.reply)
             settle = self._charge(hosted, item, work.contract.tenant) if self._quota else None
             try:
                 self._admit(item)

@@ -56,6 +56,7 @@ class JobResult:
 
     retried: the batch failed as a whole and its requests ran one by one, so its times say nothing about the model.
     worker_died: the thread ended with the batch; its replacement runs already.
+    ended_s: when, on the monotonic clock; None where nobody looked.
     """
 
     answers: tuple[Answer | ServiceError, ...]
@@ -64,6 +65,7 @@ class JobResult:
     output_s: float = 0.0
     retried: bool = False
     worker_died: bool = False
+    ended_s: float | None = None
 
 
 Done = Callable[[JobResult], None]
@@ -85,17 +87,17 @@ def run_job(job: Job, clock: Callable[[], float] = time.perf_counter) -> JobResu
     """Run one batch on the calling thread. Never raises an Exception: errors are answers."""
     began = clock()
     try:
-        inputs = _join(job.inputs)
-        joined = clock()
+        inputs = joined(job.inputs)
+        ready = clock()
         output = job.model.infer(inputs, job.budgets)
         computed = clock()
-        answers: tuple[Answer | ServiceError, ...] = _split(output, job.rows)
+        answers: tuple[Answer | ServiceError, ...] = split(output, job.rows)
     except Exception as error:
         if len(job.rows) == 1:
             return JobResult((_as_service_error(error, job.model),), compute_s=clock() - began, retried=True)
         log.warning("a batch of %d requests failed with %s: running them singly", len(job.rows), type(error).__name__)
     else:
-        return JobResult(answers, joined - began, computed - joined, clock() - computed)
+        return JobResult(answers, ready - began, computed - ready, clock() - computed)
     answers = tuple(run_job(single, clock).answers[0] for single in _singles(job))
     return JobResult(answers, compute_s=clock() - began, retried=True)
 
@@ -140,7 +142,7 @@ class ThreadWorkers:
         while (item := self._jobs.get()) is not None:
             job, done, loop = item
             try:
-                result = run_job(job)
+                result = replace(run_job(job), ended_s=time.monotonic())
             except BaseException as error:
                 # Not an Exception (SystemExit and the like): this thread ends, as it was told to, and another starts.
                 log.error("a worker thread died; starting another", exc_info=error)
@@ -174,13 +176,15 @@ def _deliver(loop: asyncio.AbstractEventLoop, done: Done, result: JobResult) -> 
         log.info("the event loop closed before a batch ended")
 
 
-def _join(inputs: Sequence[Arrays]) -> Arrays:
+def joined(inputs: Sequence[Arrays]) -> Arrays:
+    """The rows of all requests of a batch, in order."""
     if len(inputs) == 1:
         return inputs[0]
     return {name: np.concatenate([arrays[name] for arrays in inputs]) for name in inputs[0]}
 
 
-def _split(output: ModelOutput, rows: Sequence[int]) -> tuple[Answer, ...]:
+def split(output: ModelOutput, rows: Sequence[int]) -> tuple[Answer, ...]:
+    """One answer for each request of `rows` rows. Raises RuntimeError for a model that answered another number."""
     total = sum(rows)
     lengths = {name: len(array) for name, array in output.outputs.items()}
     if len(output.reports) != total or any(length != total for length in lengths.values()):
