@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import os
+import sys
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 from models.interface import ServableModel
+from models.registry import load_package
 from service.api.application import ApiOptions, OipApp
 from service.api.auth import Authorizer, Scope
 from service.api.http import ExtraRoute
@@ -24,6 +27,8 @@ from service.control.fixed import Fixed
 from service.control.policy import DrainFeasible
 from service.control.quota import MacBuckets, Quota, Quotas
 from service.control.types import Policy
+from service.engine.client import Engine
+from service.engine.workers import EngineWorkers
 from service.errors import ModelFailed
 from service.host.coordinator import Mode, SetPoints, SetPointSource
 from service.host.image_cache import link
@@ -38,7 +43,7 @@ from service.inference.repository import LiveRepository
 from service.scheduling.profiler import Profile, profile_model, user_cache
 from service.scheduling.scheduler import Limits as SchedulerLimits
 from service.scheduling.scheduler import Scheduler
-from service.scheduling.worker import ThreadWorkers
+from service.scheduling.worker import ThreadWorkers, Workers
 from service.security.keys import KeyFileError, build_authorizer
 from service.telemetry.exposition import collect
 from service.telemetry.log import AccessLog, LogFormat, configure, get
@@ -46,7 +51,7 @@ from service.telemetry.metrics import Metrics
 from service.telemetry.observer import RequestObserver
 from service.telemetry.observing import AccessObserver, SpanObserver, Surroundings
 from service.telemetry.tracing import TraceSettings, build_tracer
-from swan_runtime.kernels.native.build import cache_directory
+from swan_runtime.cache import cache_directory
 
 
 def build_app(args: Mapping[str, Any]) -> Any:
@@ -62,11 +67,12 @@ async def start_replica(settings: Settings, source: SetPointSource) -> ServiceRe
     authorize = _authorizer(settings)  # first: a key file that cannot be read must not cost a start
     _use_one_thread_per_operation()
     link(settings.image_cache_dir, cache_directory())
-    packages = PackageSource(settings.models_dir, settings.models)
+    engine = _engine(settings)
+    packages = PackageSource(settings.models_dir, settings.models, engine.load if engine else load_package)
     registry, folder = CollectorRegistry(), metrics_folder()
     metrics = Metrics(registry, packages.deadlines_s())
     limits = SchedulerLimits(settings.max_queue_requests)
-    scheduler = Scheduler(_policy(settings), ThreadWorkers(settings.threads), metrics, limits, quota=_quota(settings))
+    scheduler = Scheduler(_policy(settings), _workers(settings, engine), metrics, limits, quota=_quota(settings))
 
     say = partial(note_progress, progress_file())
 
@@ -93,7 +99,7 @@ async def start_replica(settings: Settings, source: SetPointSource) -> ServiceRe
     )
     options = ApiOptions(nan_as_null=settings.nan_as_null, around=Surroundings(tracer))
     app = OipApp(dataplane, authorize, settings.limits, options, routes)
-    replica = ServiceReplica(Parts(app, scheduler, readiness, NodeMetrics(app)), _durable(settings))
+    replica = ServiceReplica(Parts(app, scheduler, readiness, NodeMetrics(app), engine), _durable(settings))
     replica.configure({})
     replica.publish_metrics(settings.metrics_port)
     return replica
@@ -101,9 +107,20 @@ async def start_replica(settings: Settings, source: SetPointSource) -> ServiceRe
 
 def _use_one_thread_per_operation() -> None:
     """Worker threads are the parallelism: an operation that spread over cores would fight with its neighbours."""
-    import torch
+    os.environ["OMP_NUM_THREADS"] = "1"  # for torch, which a replica without a model of its own never imports
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
 
-    torch.set_num_threads(1)
+
+def _engine(settings: Settings) -> Engine | None:
+    if settings.engine == "thread":
+        return None
+    return Engine(settings.threads, settings.log_level, settings.log_format)
+
+
+def _workers(settings: Settings, engine: Engine | None) -> Workers:
+    threads = ThreadWorkers(settings.threads)
+    return threads if engine is None else EngineWorkers(engine, threads)
 
 
 def _policy(settings: Settings) -> Policy:

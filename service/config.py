@@ -38,6 +38,9 @@ class Settings(BaseSettings):
         description="`name` in server metadata; Triton's examples expect triton.",
     )
     threads: int = Field(1, ge=1, le=256, description="Executor threads of one replica: one per core it may use.")
+    engine: Literal["process", "thread"] = Field(
+        "process", description="Where gated models run: in a process beside the replica's, or on threads of it."
+    )
 
     policy: PolicyName = Field("drain-feasible", description="How the budget is chosen under load.")
     fixed_budget: float = Field(1.0, gt=0.0, le=1.0, description="Budget of the policy `fixed`.")

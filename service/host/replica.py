@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from service.api.application import OipApp
 from service.api.grpc_frame import CallContext
+from service.engine.client import Engine
 from service.host.coordinator import SetPoints
 from service.host.node_metrics import NodeMetrics
 from service.inference.readiness import Readiness
@@ -22,6 +24,7 @@ class Parts:
     scheduler: Scheduler
     readiness: Readiness
     node_metrics: NodeMetrics
+    engine: Engine | None = None
 
 
 class ServiceReplica:
@@ -70,16 +73,20 @@ class ServiceReplica:
     def check_health(self) -> None:
         if not self._parts.scheduler.healthy():
             raise RuntimeError("a batch has been running for too long: the replica must be replaced")
+        if self._parts.engine is not None and not self._parts.engine.healthy:
+            raise RuntimeError("the model process died again and again: the replica must be replaced")
 
     def autoscaling_stats(self) -> dict[str, float]:
         return self._parts.scheduler.demand()
 
     async def close(self) -> None:
-        """Answer what is in work, then end the worker threads."""
+        """Answer what is in work, then end the worker threads and the model process."""
         self._parts.readiness.set(False)
         await self._parts.scheduler.drain()
         await self._parts.node_metrics.close()
         self._parts.scheduler.close()
+        if self._parts.engine is not None:
+            await asyncio.to_thread(self._parts.engine.close)
 
     def _apply(self) -> None:
         self._parts.scheduler.apply_setpoint(self.set_points)

@@ -4,22 +4,32 @@ from __future__ import annotations
 
 import contextlib
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from models.interface import ServableModel
-from models.package import Package, read_package
+from models.package import MANIFEST, Package, parse_manifest, read_package
 from models.registry import find_package, find_packages, load_package, shipped_repository
 from service.config import InvalidSetting
 from swan_runtime.errors import SwanError
 
+LoadFolder = Callable[[Path], ServableModel]  # NAME/VERSION/ -> the model
+PLAIN_FAMILY = "import"
+
 
 class PackageSource:
-    """folder: None = the packages shipped with the project. wanted: names to offer, none = all."""
+    """folder: None = the packages shipped with the project. wanted: names to offer, none = all. load: builds a model.
 
-    def __init__(self, folder: Path | None = None, wanted: Collection[str] = ()) -> None:
+    load_gated: builds a gated one, by default as any other. A package of the family `import` is anybody's code, and may
+    be as small as an addition.
+    """
+
+    def __init__(
+        self, folder: Path | None = None, wanted: Collection[str] = (), load_gated: LoadFolder = load_package
+    ) -> None:
         self._folder = folder or shipped_repository()
         self._wanted = frozenset(wanted)
+        self._load_gated = load_gated
 
     def versions(self) -> Mapping[str, Sequence[str]]:
         found: defaultdict[str, list[str]] = defaultdict(list)
@@ -29,7 +39,9 @@ class PackageSource:
 
     def load(self, name: str, version: str) -> ServableModel:
         """Raises PackageError and its kin for a package that is malformed or not what its manifest says."""
-        return load_package(find_package(self._folder, name, version))
+        folder = find_package(self._folder, name, version)
+        gated = parse_manifest(folder / MANIFEST).family != PLAIN_FAMILY
+        return self._load_gated(folder) if gated else load_package(folder)
 
     def deadlines_s(self) -> tuple[float, ...]:
         """The packages' default deadlines: edges that latency histograms need."""

@@ -1,0 +1,75 @@
+"""Batches of models in the engine run there; all others run on threads of the replica."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from service.engine import wire
+from service.engine.channel import Line, LineLost
+from service.engine.client import Engine, EngineModel
+from service.scheduling.worker import Done, Job, JobResult, Workers, joined, split
+
+
+class EngineWorkers:
+    """A Workers. threads: for models that live in the replica, and for whatever goes wrong.
+
+    A batch that fails in the engine runs again on a thread, which finds out which of its requests is to blame.
+    """
+
+    def __init__(self, engine: Engine, threads: Workers) -> None:
+        self._engine, self._threads = engine, threads
+        self._idle: list[Line] = []
+        self._lines: Sequence[Line] = ()
+        self._pid: int | None = None
+        self._opening = asyncio.Lock()
+        self._running: set[asyncio.Task[None]] = set()
+
+    @property
+    def num_workers(self) -> int:
+        return self._threads.num_workers
+
+    def start(self, job: Job, done: Done) -> None:
+        if not isinstance(job.model, EngineModel):
+            self._threads.start(job, done)
+            return
+        if self._idle and self._pid == self._engine.pid:
+            line = self._idle.pop()
+            answer = line.ask(*job.model.question(joined(job.inputs), job.budgets))
+            answer.add_done_callback(lambda answered: self._finish(job, done, line, answered))
+            return
+        task = asyncio.get_running_loop().create_task(self._open_and_start(job, done))
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+
+    def close(self) -> None:
+        for line in self._lines:
+            line.close()
+        self._threads.close()
+
+    async def _open_and_start(self, job: Job, done: Done) -> None:
+        """The engine has just been started, for the first time or again."""
+        async with self._opening:
+            if self._pid != self._engine.pid:
+                for line in self._lines:
+                    line.close()
+                self._pid, ends = self._engine.take_lines()
+                self._lines = [await Line.open(end) for end in ends]
+                self._idle = list(self._lines)
+        if self._idle:
+            self.start(job, done)
+        else:
+            self._threads.start(job, done)
+
+    def _finish(self, job: Job, done: Done, line: Line, answered: asyncio.Future[wire.Plain]) -> None:
+        if line in self._lines and not line.lost:
+            self._idle.append(line)
+        try:
+            status, result = answered.result()
+        except LineLost:
+            status, result = wire.FAILED, None
+        if status != wire.OK:
+            self._threads.start(job, done)
+            return
+        output, compute_s, ended_s = result
+        done(JobResult(split(wire.output_of(output), job.rows), compute_s=compute_s, ended_s=ended_s))
