@@ -62,11 +62,11 @@ class _Found(NamedTuple):
 
 
 def _smaller(lane: Lane, machine: Machine, rows: int, budget: float) -> int:
-    """The next size of the head batch to try: halved until it can be on time at `budget`."""
+    """The next size of the head batch to try: a quarter less until it can be on time at `budget`."""
     allowed = min(lane.items[0].deadline_s - lane.guard_s - machine.now_s, machine.block_s) / lane.margin
-    rows = (rows + 1) // 2
+    rows -= max(1, rows // 4)
     while rows > 1 and lane.profile.seconds(budget, rows) > allowed:
-        rows = (rows + 1) // 2
+        rows -= max(1, rows // 4)
     return rows
 
 

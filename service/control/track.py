@@ -23,9 +23,9 @@ class LawSettings:
     it falls at once. max_queue: items per model.
     """
 
-    margin_sigmas: float = 3.5
-    admission_sigmas: float = 1.25
-    block_ratio: float = 0.5
+    margin_sigmas: float = 2.75
+    admission_sigmas: float = 1.0
+    block_ratio: float = 0.4
     guard_ratio: float = 0.05
     rise_limit: float = 0.15
     max_queue: int = 10_000

@@ -155,7 +155,7 @@ def test_a_clock_that_steps_back_does_no_harm():
     assert law.state("reference", 130.0).arrival_rate < 1e-9  # a load that ends is forgotten without another arrival
 
 
-@pytest.mark.parametrize("load", [1.2, 1.5, 2.0, 3.0])
+@pytest.mark.parametrize("load", [1.2, 1.35, 1.5, 2.0, 2.5, 3.0])
 def test_no_limit_cycle_at_constant_load(load):
     """Evenly spaced arrivals, no noise: what is left is the pattern of batch sizes, a few dispatches long."""
     plant = Plant(reference_plant().plan, lambda budget: budget, 0.0, QUIET)
@@ -168,7 +168,7 @@ def test_no_limit_cycle_at_constant_load(load):
     law = DrainFeasible([plant.plan])
     played = Simulator([plant], law, 1, 0).run(dataclasses.replace(workload, requests=even))
     late = np.array([budget for t, _, budget, _, _ in played.decisions if 4.0 < t < 7.5])
-    assert late.std() <= 0.06
+    assert late.std() <= 0.04
     windows = [chunk.mean() for chunk in np.array_split(late, 10)]
     assert max(windows) - min(windows) <= 0.03
 
