@@ -36,7 +36,7 @@ DESCRIPTION = "Embeds sentences (all-MiniLM-L6-v2); the feed-forward units are g
 PAIRS = 4000
 BLOCKS = TrainConfig(epochs=3, batch_rows=128, max_lr=4e-4, weight_decay=0.0, warm_up=0.1, max_grad_norm=0.5)
 WHOLE = Distillation(
-    TrainConfig(epochs=3, batch_rows=12, max_lr=1e-4, weight_decay=0.0, warm_up=0.1, max_grad_norm=1.0, gate_lr=0.1)
+    TrainConfig(epochs=1, batch_rows=12, max_lr=1e-4, weight_decay=0.0, warm_up=0.1, max_grad_norm=1.0, gate_lr=0.1)
 )
 CHECKED = 150
 """Held-out pairs whose retrieval is shown after each epoch."""
