@@ -8,7 +8,6 @@ which makes a step about ten times cheaper than one through the encoder.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from copy import deepcopy
 from pathlib import Path
 
 import torch
@@ -19,6 +18,7 @@ from models.gated_encoder import EncoderLayer
 from models.recipes.encoder_lessons import TOKENS, BlockInputs
 from models.recipes.training import TrainConfig, train
 from swan_runtime.gate import LowRankGate
+from swan_runtime.layers import GatedFFN
 from swan_runtime.plan import LayerInfo, SoftPlan, total_density
 
 LOWEST = 0.18
@@ -56,10 +56,10 @@ def fit_request_gate_(layer: EncoderLayer, seen: BlockInputs) -> None:
 
 
 def train_block_(
-    name: str, layer: EncoderLayer, seen: BlockInputs, config: TrainConfig, checkpoint: Path | None
-) -> None:
-    """Distil the dense block into itself under random budgets; the fitted gate stays as it is."""
-    original = deepcopy(layer.ffn).requires_grad_(False)
+    name: str, layer: EncoderLayer, original: GatedFFN, seen: BlockInputs, config: TrainConfig,
+    checkpoint: Path | None, low: float = LOWEST,
+) -> None:  # fmt: skip
+    """Distil the original block into `layer`'s under random budgets from `low` on; the gate stays as it is."""
     layer.ffn.gate.requires_grad_(False)
 
     def after(x: Tensor, out: Tensor) -> Tensor:
@@ -68,7 +68,7 @@ def train_block_(
         return normed
 
     def loss(rows: Tensor, done: float) -> tuple[Tensor, Mapping[str, float]]:
-        x, budgets = seen.tokens[rows], group_budgets(len(rows))
+        x, budgets = seen.tokens[rows], group_budgets(len(rows), low)
         with torch.autocast("cpu", torch.bfloat16):
             with torch.no_grad():
                 wanted = original(x.flatten(0, 1)).view_as(x)
@@ -90,11 +90,11 @@ def train_block_(
         layer.ffn_norm.requires_grad_(True)
 
 
-def group_budgets(rows: int) -> Tensor:
-    """[rows]: equal groups; one runs in full, one at LOWEST, the others log-uniformly between (sandwich rule)."""
-    drawn = LOWEST ** torch.rand(GROUPS)
-    drawn[0], drawn[1] = 1.0, LOWEST
-    return drawn.repeat_interleave(-(-rows // GROUPS))[:rows]
+def group_budgets(rows: int, low: float, groups: int = GROUPS) -> Tensor:
+    """[rows]: equal groups; one runs in full, one at `low`, the others log-uniformly between (sandwich rule)."""
+    drawn = low ** torch.rand(groups)
+    drawn[0], drawn[1] = 1.0, low
+    return drawn.repeat_interleave(-(-rows // groups))[:rows]
 
 
 def _gated(layer: EncoderLayer, x: Tensor, means: Tensor, plan: SoftPlan) -> Tensor:

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from models.gated_encoder import GatedEncoder
+from models.recipes.encoder_blocks import group_budgets
 from models.recipes.encoder_lessons import Lessons, encoder_layers
 from models.recipes.training import TrainConfig, train
 from swan_runtime.plan import SoftPlan, total_density
@@ -36,12 +37,6 @@ class Distillation:
     agree: float = 1.0
     match: float = 0.25
 
-    def budgets(self, pairs: int) -> Tensor:
-        """[pairs]: one group in full, one at `low`, the others log-uniformly between (sandwich rule)."""
-        drawn = self.low ** torch.rand(self.groups)
-        drawn[0], drawn[1] = 1.0, self.low
-        return drawn.repeat_interleave(-(-pairs // self.groups))[:pairs]
-
 
 def distil_(
     network: GatedEncoder, lessons: Lessons, how: Distillation, checkpoint: Path | None,
@@ -56,7 +51,7 @@ def distil_(
 
     def loss(rows: Tensor, done: float) -> tuple[Tensor, Mapping[str, float]]:
         texts = [lessons.ids[i] for i in (*rows.tolist(), *(rows + lessons.num_pairs).tolist())]
-        budgets = how.budgets(len(rows)).repeat(2)
+        budgets = group_budgets(len(rows), how.low, how.groups).repeat(2)
         plan = SoftPlan(budgets, exponential(done, *how.temperature), straight_through=True)
         # The plain formula of attention is the fastest in bfloat16 for texts this short.
         with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from models.data.debian_index import index_of, training_pairs
+from models.data.descriptions import sample_descriptions
 from models.gated_encoder import EncoderLayer, GatedEncoder
 from models.text import TextCodec
 
+PAIRS = 4000
 MAX_TOKENS = 64
 """Longer training texts are cut here: half the cost of the 128 that are served."""
 TOKENS = 8
@@ -38,6 +43,13 @@ class Lessons:
     @property
     def num_pairs(self) -> int:
         return len(self.ids) // 2
+
+
+def pairs_to_learn_from(data: Path | None, seed: int, quick: bool) -> list[tuple[str, str]]:
+    """(short, long) texts outside the held-out splits. data: a folder of apt's lists, None = apt. Raises FetchError."""
+    if quick:
+        return [(row.short, row.long) for row in sample_descriptions("train")[:32]]
+    return random.Random(seed).sample(training_pairs(*index_of(data)), PAIRS)
 
 
 @torch.no_grad()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -13,13 +12,12 @@ import typer
 from rich.console import Console
 from torch import Tensor
 
-from models.data.debian_index import index_of, training_pairs
 from models.data.descriptions import Description, sample_descriptions
 from models.gated_encoder import GatedEncoder, GatedEncoderConfig
 from models.package import Manifest
 from models.recipes.encoder_blocks import fit_request_gate_, train_block_
 from models.recipes.encoder_distillation import Distillation, distil_
-from models.recipes.encoder_lessons import encoder_layers, learn_from
+from models.recipes.encoder_lessons import PAIRS, encoder_layers, learn_from, pairs_to_learn_from
 from models.recipes.fashion_training import learn_means_
 from models.recipes.packaging import training_record, write_package
 from models.recipes.text_quality import paired_texts, recall_at_1, text_batches
@@ -33,7 +31,6 @@ from swan_runtime.calibrate import CalibrationConfig, calibrate, fit_thresholds,
 BUDGETS = (0.2, 0.25, 0.3, 0.4, 0.5, 0.7, 1.0)
 NAME = "minilm-embedder"
 DESCRIPTION = "Embeds sentences (all-MiniLM-L6-v2); the feed-forward units are gated per request"
-PAIRS = 4000
 BLOCKS = TrainConfig(epochs=3, batch_rows=128, max_lr=4e-4, weight_decay=0.0, warm_up=0.1, max_grad_norm=0.5)
 WHOLE = Distillation(
     TrainConfig(epochs=1, batch_rows=12, max_lr=1e-4, weight_decay=0.0, warm_up=0.1, max_grad_norm=1.0, gate_lr=0.1)
@@ -64,14 +61,15 @@ def main(
     def sized(config: TrainConfig) -> TrainConfig:
         return replace(config, seed=seed, epochs=1, batch_rows=8) if quick else replace(config, seed=seed)
 
-    pairs = _pairs(quick, data, seed)
+    pairs = pairs_to_learn_from(data, seed, quick)
     console.print(f"the original reads {len(pairs)} pairs of texts")
     lessons = learn_from(original, codec, pairs, seed)
     for layer, seen in zip(encoder_layers(network), lessons.blocks, strict=True):
         fit_request_gate_(layer, seen)
     learn_means_(network)
-    for i, (layer, seen) in enumerate(zip(encoder_layers(network), lessons.blocks, strict=True)):
-        train_block_(f"block {i}", layer, seen, sized(BLOCKS), checkpoint(f"block-{i}"))
+    blocks = zip(encoder_layers(network), encoder_layers(original), lessons.blocks, strict=True)
+    for i, (layer, dense, seen) in enumerate(blocks):
+        train_block_(f"block {i}", layer, dense.ffn, seen, sized(BLOCKS), checkpoint(f"block-{i}"))
     held_out = sample_descriptions("calibration")[: 24 if quick else 500]
     shown = _quality(network, codec, held_out[:CHECKED])
     console.print(f"after the blocks: {dict(shown())}")
@@ -90,12 +88,6 @@ def main(
     )
     described = replace(_manifest(network), training=record)
     console.print(f"wrote {write_package(out or shipped_repository(), '1', described, changes, table)}")
-
-
-def _pairs(quick: bool, data: Path | None, seed: int) -> list[tuple[str, str]]:
-    if quick:
-        return [(row.short, row.long) for row in sample_descriptions("train")[:32]]
-    return random.Random(seed).sample(training_pairs(*index_of(data)), PAIRS)
 
 
 def _quality(network: GatedEncoder, codec: TextCodec, rows: Sequence[Description]) -> Callable[[], Mapping[str, float]]:

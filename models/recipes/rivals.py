@@ -22,7 +22,7 @@ from models.recipes.fashion_training import GatedTraining, train_dense, train_ga
 from models.recipes.lessons import Lessons, banked_lessons, fresh_lessons
 from models.recipes.packaging import read_network, tensors_of, write_package, write_rival
 from models.recipes.static_encoder import DEFAULT_SIZES as UNITS
-from models.recipes.static_encoder import encoder_rivals
+from models.recipes.static_encoder import StaticTraining, encoder_rivals
 from models.recipes.training import TrainConfig
 from models.registry import find_package, shipped_repository
 from models.swan_mlp import DenseMLP, SwanMLP, SwanMLPConfig, adopt_
@@ -106,7 +106,7 @@ def main(
     if model == "minilm-embedder":
         if single_budget:
             raise typer.BadParameter("minilm-embedder has no training recipe for a single budget")
-        encoder_rivals(out / model, tuple(sizes or UNITS), quick, console)
+        encoder_rivals(out / model, tuple(sizes or UNITS), StaticTraining(quick, data, work, seed), console)
         return
     splits = Splits.load(data, 256 if quick else None, console)
     family = FAMILIES[model]()

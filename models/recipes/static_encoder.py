@@ -1,9 +1,13 @@
-"""Static rivals of minilm-embedder: the original with whole feed-forward units removed, and gates without training."""
+"""Rivals of minilm-embedder: static encoders with fewer feed-forward units, and gates without training.
+
+Static ones start as the original without the units that vary least; they then learn as the gated one does, from the
+same lessons, in as many steps.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +19,13 @@ from torch import Tensor
 from models.data.descriptions import sample_descriptions
 from models.gated_encoder import EncoderLayer, GatedEncoder, GatedEncoderConfig
 from models.gating import DenseSource, GateSettings, gate_package
+from models.recipes import minilm_embedder
+from models.recipes.encoder_blocks import train_block_
+from models.recipes.encoder_distillation import distil_
+from models.recipes.encoder_lessons import Lessons, encoder_layers, learn_from, pairs_to_learn_from
 from models.recipes.packaging import write_rival
 from models.recipes.text_quality import text_batches
+from models.recipes.training import TrainConfig
 from models.text import TextCodec, original_codec, original_encoder
 from swan_runtime.calibrate import Inputs, set_means_
 
@@ -25,19 +34,51 @@ GATED_TOKENS = 64
 RANK = 48
 
 
-def encoder_rivals(out: Path, sizes: Sequence[int], quick: bool, console: Console) -> None:
+@dataclass(frozen=True)
+class StaticTraining:
+    """quick: few texts, one epoch, no checkpoints. data: a folder of apt's lists. work: for checkpoints."""
+
+    quick: bool
+    data: Path | None
+    work: Path
+    seed: int
+
+    def sized(self, config: TrainConfig) -> TrainConfig:
+        return (
+            replace(config, seed=self.seed, epochs=1, batch_rows=8) if self.quick else replace(config, seed=self.seed)
+        )
+
+    def checkpoint(self, stage: str) -> Path | None:
+        return None if self.quick else self.work / "rivals" / minilm_embedder.NAME / f"{self.seed}-{stage}.safetensors"
+
+
+def encoder_rivals(out: Path, sizes: Sequence[int], how: StaticTraining, console: Console) -> None:
     """Write dense.safetensors, static-UNITS.safetensors and packages/training-free/1 into `out`."""
     network, codec = original_encoder(), original_codec()
     texts = [row.long for row in sample_descriptions("train")]
     write_rival(out / "dense.safetensors", network)
-    batches = text_batches(codec, texts[: 16 if quick else 256])
+    console.print(f"wrote {_training_free(out, codec, texts, how.quick)}")
+    batches = text_batches(codec, texts[: 16 if how.quick else 256])
     set_means_(network, batches)
     energies = unit_energies(network, batches)
+    lessons = learn_from(network, codec, pairs_to_learn_from(how.data, how.seed, how.quick), how.seed)
     for size in sizes:
+        small = pruned(network, energies, size)
+        _train(small, network, lessons, how, f"static-{size}")
         path = out / f"static-{size}.safetensors"
-        write_rival(path, pruned(network, energies, size))
+        write_rival(path, small)
         console.print(f"wrote {path}")
-    console.print(f"wrote {_training_free(out, codec, texts, quick)}")
+
+
+def _train(small: GatedEncoder, original: GatedEncoder, lessons: Lessons, how: StaticTraining, name: str) -> None:
+    """Both stages of the gated encoder's recipe, always in full: its gates open for every unit."""
+    torch.manual_seed(how.seed)
+    blocks = zip(encoder_layers(small), encoder_layers(original), lessons.blocks, strict=True)
+    for i, (layer, dense, seen) in enumerate(blocks):
+        stage = f"{name}-block-{i}"
+        train_block_(stage, layer, dense.ffn, seen, how.sized(minilm_embedder.BLOCKS), how.checkpoint(stage), low=1.0)
+    whole = replace(minilm_embedder.WHOLE, train=how.sized(minilm_embedder.WHOLE.train), low=1.0)
+    distil_(small, lessons, whole, how.checkpoint(name))
 
 
 @torch.no_grad()

@@ -16,9 +16,10 @@ from models.gated_encoder import GatedEncoder, GatedEncoderConfig
 from models.recipes.encoder_blocks import LOWEST, fit_request_gate_, group_budgets, train_block_
 from models.recipes.encoder_distillation import Distillation, distil_
 from models.recipes.encoder_lessons import MAX_TOKENS, TOKENS, Lessons, encoder_layers, learn_from
+from models.recipes.static_encoder import pruned, unit_energies
 from models.recipes.training import TrainConfig
 from models.text import TextCodec
-from swan_runtime.calibrate import CalibrationConfig, fit_thresholds, measure
+from swan_runtime.calibrate import CalibrationConfig, fit_thresholds, measure, set_means_
 from swan_runtime.layers import gated_layers
 
 PAIRS = [(row.short, row.long) for row in sample_descriptions("train")[:96]]
@@ -100,10 +101,27 @@ def test_blocks_learn_to_do_with_fewer_units(original: GatedEncoder, lessons: Le
     before = error_at(network, original, lessons, 0.3)
     for i, layer in enumerate(encoder_layers(network)):
         gate = {name: value.clone() for name, value in layer.ffn.gate.state_dict().items()}
-        train_block_(f"block {i}", layer, lessons.blocks[i], STEPS, None)
+        train_block_(f"block {i}", layer, encoder_layers(original)[i].ffn, lessons.blocks[i], STEPS, None)
         assert all(torch.equal(value, gate[name]) for name, value in layer.ffn.gate.state_dict().items())
     assert error_at(network, original, lessons, 0.3) < 0.8 * before
     assert all(parameter.requires_grad for layer in encoder_layers(network) for parameter in layer.ffn.parameters())
+
+
+def test_a_static_network_learns_to_do_with_its_units(original: GatedEncoder, lessons: Lessons) -> None:
+    network = deepcopy(original)
+    texts = [([len(ids)], ids) for ids in lessons.ids[:40]]
+    set_means_(network, texts)
+    small = pruned(network, unit_energies(network, texts), 16)
+
+    def error() -> float:
+        with torch.no_grad():
+            pairs = [(small(*text) * original(*text)).sum() for text in texts]
+        return float((1 - torch.stack(pairs)).mean())
+
+    before = error()
+    for layer, dense, seen in zip(encoder_layers(small), encoder_layers(original), lessons.blocks, strict=True):
+        train_block_("static", layer, dense.ffn, seen, STEPS, None, low=1.0)
+    assert error() < before
 
 
 def test_the_whole_learns_and_leaves_attention_and_words_alone(original: GatedEncoder, lessons: Lessons) -> None:
@@ -139,8 +157,7 @@ def test_a_broken_off_run_ends_as_an_unbroken_one(original: GatedEncoder, lesson
 
 @pytest.mark.parametrize("rows", [8, 13, 128])
 def test_every_batch_holds_the_full_and_the_lowest_budget(rows: int) -> None:
-    budgets = group_budgets(rows)
+    budgets = group_budgets(rows, LOWEST)
     assert budgets.shape == (rows,)
     assert float(budgets.max()) == 1.0 and float(budgets.min()) == pytest.approx(LOWEST)
-    short = Distillation(STEPS).budgets(rows)
-    assert float(short.max()) == 1.0 and float(short.min()) == pytest.approx(Distillation(STEPS).low)
+    assert bool((group_budgets(rows, 1.0, groups=4) == 1.0).all())  # a static network's
