@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from service.simulator.engine import Run
 from service.simulator.plant import reference_plant
-from service.simulator.report import CLAIRVOYANT, POLICIES, STATIC, Scenario, Summary, as_json, simulate_all, summarise
+from service.simulator.report import (
+    CLAIRVOYANT,
+    POLICIES,
+    STATIC,
+    Record,
+    Scenario,
+    Summary,
+    as_json,
+    simulate_all,
+    summarise,
+)
 from service.simulator.shapes import SHAPES
 from service.simulator.targets import Target, judge, judge_overload
 from service.simulator.workload import equal_deadlines, mixed_deadlines
@@ -20,6 +32,7 @@ app = typer.Typer(
 )
 
 REFERENCE = "reference"
+RATE = 10_000 / 60  # requests per second at full budget from which on the default run gets shorter
 NAMES = [*POLICIES, STATIC, CLAIRVOYANT]
 DEFAULT_POLICIES = ["drain-feasible", "slackfit-0", "slackfit-30", "dimmer-tuned", "aimd-tuned", STATIC, CLAIRVOYANT]
 
@@ -32,7 +45,10 @@ def simulate(
     shape: Annotated[list[str] | None, typer.Option(help=f"Of {', '.join(SHAPES)}; default all.")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="How many seeds to run.")] = 1,
     first_seed: Annotated[int, typer.Option(min=0, help="1 to 9 chose the constants, 100 on are held out.")] = 100,
-    duration: Annotated[float, typer.Option(min=1.0, help="Simulated seconds of one run.")] = 60.0,
+    duration: Annotated[
+        float | None,
+        typer.Option(min=1.0, help=f"Simulated seconds of one run; default 60, less beyond {RATE:g} requests/s."),
+    ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Worker threads of the replica.")] = 1,
     mixed: Annotated[bool, typer.Option(help="Mixed deadlines, priorities and pinned requests.")] = False,
     model: Annotated[str, typer.Option(help="A packaged model, measured now, or the reference plant.")] = REFERENCE,
@@ -46,7 +62,7 @@ def simulate(
     shapes = shape or list(SHAPES)
     _check("shape", shapes, list(SHAPES))
     scenario = _scenario(model, mixed, workers, duration)
-    results = list(simulate_all(scenario, policies, shapes, range(first_seed, first_seed + seeds)))
+    results = list(_watched(simulate_all(scenario, policies, shapes, range(first_seed, first_seed + seeds))))
     records = [record for record, _ in results]
     if json_file is not None:
         json_file.write_text(json.dumps(as_json(records), indent=1) + "\n", encoding="utf-8")
@@ -68,13 +84,21 @@ def _check(name: str, given: list[str], allowed: list[str]) -> None:
             raise typer.BadParameter(f"expected one of {', '.join(allowed)}, got {value!r}", param_hint=f"--{name}")
 
 
-def _scenario(model: str, mixed: bool, workers: int, duration: float) -> Scenario:
+def _watched(runs: Iterator[tuple[Record, Run | None]]) -> Iterator[tuple[Record, Run | None]]:
+    """Say on stderr what is done, run by run: a model that serves thousands per second takes minutes."""
+    for record, run in runs:
+        typer.echo(f"{record.shape} {record.seed} {record.policy}: {record.attainment:.4f} on time", err=True)
+        yield record, run
+
+
+def _scenario(model: str, mixed: bool, workers: int, duration: float | None) -> Scenario:
     from service.simulator.measured import measured_plant
 
     plant = reference_plant() if model == REFERENCE else measured_plant(model, workers)
     dress = mixed_deadlines if mixed else equal_deadlines
     traffic = dress(plant.plan.name, plant.plan.default_deadline_s, plant.intensity_sigma)
-    return Scenario(plant, traffic, workers, duration, in_batches=model != REFERENCE)
+    scenario = Scenario(plant, traffic, workers, in_batches=model != REFERENCE)
+    return replace(scenario, duration_s=duration or min(60.0, max(4.0, 60.0 * RATE / scenario.scale.full)))
 
 
 def _verdict(target: Target) -> str:
