@@ -41,11 +41,13 @@ def measure_models(cache: Path) -> None:
     import torch
 
     from service.config import Settings
+    from service.engine.client import Engine
     from service.inference.package_source import PackageSource
     from service.scheduling.profiler import profile_model
 
     torch.set_num_threads(1)  # as in a replica; the cost tables' key holds it
-    source = PackageSource()
+    engine = Engine(Settings.load().threads)  # a profile is of the model where it will run
+    source = PackageSource(load_gated=engine.load)
     for name, versions in source.versions().items():
         for version in versions:
             model = source.load(name, version)
@@ -54,6 +56,7 @@ def measure_models(cache: Path) -> None:
                 profile = profile_model(model, Settings.load().threads, cache / "profiles")
                 if profile.fit.adaptive:
                     break
+    engine.close()
 
 
 def compile_numba_kernels() -> None:

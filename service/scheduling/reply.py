@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 
 MEMORY_S = 0.5
-MAX_SHARE = 0.25  # of a request's time: one hiccup must not make every deadline look hopeless
+MAX_SHARE = 0.5  # of a request's time: one hiccup must not make every deadline look hopeless
 
 
 class ReplyDelay:

@@ -6,11 +6,12 @@ import asyncio
 import gc
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import uvloop
 
 from models.interface import ServableModel, ShowsUnits
 from models.registry import find_package, load_package, shipped_repository
@@ -18,7 +19,7 @@ from service.engine import client
 from service.engine.client import Engine, EngineError, EngineModel
 from service.engine.workers import EngineWorkers
 from service.errors import InvalidRequest, ModelFailed
-from service.scheduling.worker import Answer, Job, JobResult, ThreadWorkers, run_job
+from service.scheduling.worker import Answer, Done, Job, JobResult, ThreadWorkers, run_job
 from swan_runtime.errors import InvalidInputError
 from tests.support.tiny_models import identity
 
@@ -40,6 +41,16 @@ def here() -> ServableModel:
 @pytest.fixture(scope="module")
 def there(engine: Engine) -> EngineModel:
     return engine.load(FOLDER)
+
+
+class NoThreads(ThreadWorkers):
+    """Whatever is handed to a thread fails the test."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+
+    def start(self, job: Job, done: Done) -> None:
+        raise AssertionError("a batch went to a thread")
 
 
 def batch(model: ServableModel, rows: int = 3, requests: int = 2) -> Job:
@@ -99,14 +110,20 @@ def test_a_folder_without_a_package_says_so(engine: Engine, tmp_path: Path) -> N
         engine.load(tmp_path)
 
 
-async def test_the_loop_runs_batches_without_a_thread(engine: Engine, here: ServableModel, there: EngineModel) -> None:
-    workers = EngineWorkers(engine, ThreadWorkers(1))
-    for _ in range(3):  # the first opens the line
-        result = await run(workers, batch(there))
-        assert_same(result, run_job(batch(here)))
-        assert result.compute_s > 0.0
-        assert result.ended_s is not None
-    workers.close()
+@pytest.mark.parametrize("runner", [asyncio.run, uvloop.run])
+def test_the_loop_runs_batches_without_a_thread(
+    runner: Callable[[Coroutine[None, None, None]], None], engine: Engine, here: ServableModel, there: EngineModel
+) -> None:
+    async def play() -> None:
+        workers = EngineWorkers(engine, NoThreads())
+        for _ in range(3):  # the first opens the line
+            result = await run(workers, batch(there))
+            assert_same(result, run_job(batch(here)))
+            assert result.compute_s > 0.0
+            assert result.ended_s is not None
+        workers.close()
+
+    runner(play())
 
 
 async def test_one_bad_request_does_not_take_its_batch_along(engine: Engine, there: EngineModel) -> None:
