@@ -58,20 +58,39 @@ def running(*clients: Callable[[Event], None]) -> Iterator[None]:
             one.result()
 
 
-def over_http(host: str, answers: Answers, second: str | None = None) -> Callable[[Event], None]:
-    """A client of `host`'s ingress. second: goes there, for good, once the connection breaks; without it that fails."""
+def tritonclient(kind: str, host: str, answers: Answers) -> Callable[[Event], None]:
+    """A client of `host`'s ingress that sends nothing again: it writes a request in one piece, so the ingress may."""
 
     def send(stop: Event) -> None:
-        ingress, spare = host, second
+        client = OipClient(kind, f"{host}:8000", f"{host}:8001")
+        texts = np.array([[text] for text in TEXTS], object)
+        try:
+            while not stop.is_set():
+                try:
+                    client.infer(MODEL, {"TEXT": texts}, parameters=PARAMETERS)
+                    answers.problems.append(None)
+                except (InferenceServerException, OSError) as error:
+                    answers.problems.append(_text(error))
+        finally:
+            client.close()
+
+    return send
+
+
+def leaving_when_broken(host: str, second: str, answers: Answers) -> Callable[[Event], None]:
+    """A client of `host`'s ingress that goes to `second`'s, for good, once its connection breaks or is refused."""
+
+    def send(stop: Event) -> None:
+        ingress = host
         with httpx.Client(trust_env=False, timeout=TIMEOUT_S) as client:
             while not stop.is_set():
                 try:
                     answers.problems.append(_post(client, ingress))
                 except httpx.TransportError as error:
-                    if spare is None:
+                    if ingress == second:
                         answers.problems.append(_text(error))
                         continue
-                    ingress, spare = spare, None
+                    ingress = second
                     answers.sent_again.append(_text(error))
                     answers.problems.append(_post(client, ingress))
 
@@ -88,23 +107,6 @@ def while_ready(host: str, answers: Answers) -> Callable[[Event], None]:
                     answers.problems.append(_post(client, host))
                 except httpx.TransportError as error:
                     answers.problems.append(_text(error))
-
-    return send
-
-
-def over_grpc(host: str, answers: Answers) -> Callable[[Event], None]:
-    def send(stop: Event) -> None:
-        client = OipClient("grpc", f"{host}:8000", f"{host}:8001")
-        texts = np.array([[text] for text in TEXTS], object)
-        try:
-            while not stop.is_set():
-                try:
-                    client.infer(MODEL, {"TEXT": texts}, parameters=PARAMETERS)
-                    answers.problems.append(None)
-                except InferenceServerException as error:
-                    answers.problems.append(str(error))
-        finally:
-            client.close()
 
     return send
 
