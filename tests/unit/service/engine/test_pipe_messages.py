@@ -14,8 +14,8 @@ from swan_runtime.report import ComputeReport, LayerReport
 DTYPES = st.sampled_from([np.float32, np.float64, np.float16, np.int64, np.int8, np.uint16, np.bool_])
 ARRAYS = st.dictionaries(
     st.text(max_size=8),
-    DTYPES.flatmap(lambda dtype: npst.arrays(dtype, npst.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=5))),
-    max_size=3,
+    DTYPES.flatmap(lambda dtype: npst.arrays(dtype, npst.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=3))),
+    max_size=2,
 )
 COUNT = st.integers(0, 2**62)
 LAYERS = st.builds(
@@ -32,12 +32,12 @@ LAYERS = st.builds(
 REPORTS = st.builds(
     ComputeReport,
     budget=st.floats(0.01, 1.0),
-    layers=st.lists(LAYERS, max_size=3).map(tuple),
+    layers=st.lists(LAYERS, max_size=2).map(tuple),
     macs_fixed=COUNT,
 )
 
 
-@given(ARRAYS, st.lists(REPORTS, max_size=4))
+@given(ARRAYS, st.lists(REPORTS, max_size=2))
 def test_an_output_survives(arrays: dict[str, np.ndarray], reports: list[ComputeReport]) -> None:
     output = ModelOutput(arrays, tuple(reports))
     back = wire.output_of(wire.loads(wire.dumps(wire.plain_output(output))))
