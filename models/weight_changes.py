@@ -17,10 +17,10 @@ LARGEST = 127
 
 
 def changes_of(base: Mapping[str, Tensor], tuned: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What `tuned` changes: matrices in int8 steps, other tensors as they are; equal tensors are left out."""
+    """What `tuned` changes: matrices in int8 steps, other tensors as they are; equal ones are left out, gates never."""
     changes: dict[str, Tensor] = {}
     for name, value in tuned.items():
-        if name in base and torch.equal(base[name], value):
+        if ".gate." not in name and name in base and torch.equal(base[name], value):
             continue
         if name in base and value.dim() == 2 and ".gate." not in name:
             changes |= _steps(name, value - base[name])

@@ -27,14 +27,22 @@ def test_a_matrix_comes_back_within_half_a_step_of_its_row(difference: np.ndarra
 def test_what_is_kept_is_small_and_comes_back_bit_by_bit() -> None:
     torch.manual_seed(1)
     base = {"up.weight": torch.randn(64, 32), "up.bias": torch.randn(64), "same": torch.randn(3, 3)}
+    base["ffn.gate.center"] = torch.zeros(64)
     tuned = {
         "up.weight": base["up.weight"] + 0.01 * torch.randn(64, 32),
         "up.bias": base["up.bias"] + 0.1,
         "same": base["same"].clone(),
         "ffn.gate.project": torch.randn(4, 32),
+        "ffn.gate.center": torch.zeros(64),  # gates are not the base's: they stay even where they are equal
     }
     changes = changes_of(base, tuned)
-    assert set(changes) == {"up.weight" + STEPS, "up.weight" + EXPONENTS, "up.bias", "ffn.gate.project"}
+    assert set(changes) == {
+        "up.weight" + STEPS,
+        "up.weight" + EXPONENTS,
+        "up.bias",
+        "ffn.gate.project",
+        "ffn.gate.center",
+    }
     assert changes["up.weight" + STEPS].dtype == torch.int8 and changes["ffn.gate.project"].dtype == torch.float16
     first, second = changed(base, changes), changed({k: v.clone() for k, v in base.items()}, changes)
     assert all(torch.equal(first[name], second[name]) for name in first)
