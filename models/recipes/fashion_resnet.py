@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from models.gated_resnet import GatedResNet, GatedResNetConfig, folded
-from models.recipes.fashion_data import BUDGETS, Splits, calibration_table, manifest
+from models.recipes.fashion_data import Splits, calibration_table, manifest
 from models.recipes.fashion_training import GatedTraining, train_dense, train_gated
 from models.recipes.lessons import fresh_lessons
 from models.recipes.packaging import tensors_of, training_record, write_package, write_rival
@@ -23,9 +23,11 @@ NAME = "fashion-resnet"
 DESCRIPTION = "Classifies 28x28 pictures of clothes; a residual network whose channels are gated per picture"
 DENSE = TrainConfig(epochs=16, batch_rows=128, max_lr=3e-3, weight_decay=0.05)
 GATED = GatedTraining(
-    TrainConfig(epochs=5, batch_rows=128, max_lr=1e-3, weight_decay=0.05, warm_up=0.1, gate_lr=3.0), low=0.12
+    TrainConfig(epochs=10, batch_rows=128, max_lr=1e-3, weight_decay=0.05, warm_up=0.1, gate_lr=3.0), low=0.11
 )
 MAX_SHIFT = 2
+# NOTE: below .14 the gate and the dense stem, shortcuts and head are most of what is left: no time is saved
+BUDGETS = (0.14, 0.17, 0.2, 0.24, 0.28, 0.33, 0.38, 0.5, 0.7, 1.0)
 
 
 def main(
@@ -63,7 +65,7 @@ def main(
 
     network = folded(network)
     held_out = splits.calibration.take(slice(0, 200 if quick else None))
-    table = calibration_table(NAME, network, held_out, (0.2, 0.5) if quick else tuple(b for b in BUDGETS if b >= 0.1))
+    table = calibration_table(NAME, network, held_out, (0.2, 0.5) if quick else BUDGETS)
     described = manifest(NAME, "gated_resnet", asdict(network.config), DESCRIPTION, deadline_s=0.1)
     described = replace(described, training=training_record("fashion_resnet", seed, epochs=GATED.train.epochs))
     console.print(f"wrote {write_package(out or shipped_repository(), '1', described, tensors_of(network), table)}")
