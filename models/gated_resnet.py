@@ -26,7 +26,7 @@ class GatedResNetConfig:
     """
 
     widths: tuple[int, ...] = (32, 64, 128)
-    expansion: int = 3
+    expansion: int = 6
     activation: str = "meta_acon"
     gate_width: int = 16
     num_classes: int = 10

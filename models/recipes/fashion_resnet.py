@@ -21,9 +21,9 @@ from swan_runtime.fit import fit_gates_
 
 NAME = "fashion-resnet"
 DESCRIPTION = "Classifies 28x28 pictures of clothes; a residual network whose channels are gated per picture"
-DENSE = TrainConfig(epochs=16, batch_rows=128, max_lr=3e-3, weight_decay=0.05)
+DENSE = TrainConfig(epochs=10, batch_rows=128, max_lr=3e-3, weight_decay=0.05)
 GATED = GatedTraining(
-    TrainConfig(epochs=10, batch_rows=128, max_lr=1e-3, weight_decay=0.05, warm_up=0.1, gate_lr=3.0), low=0.11
+    TrainConfig(epochs=7, batch_rows=128, max_lr=1e-3, weight_decay=0.05, warm_up=0.1, gate_lr=3.0), low=0.11
 )
 MAX_SHIFT = 2
 # NOTE: below .14 the gate and the dense stem, shortcuts and head are most of what is left: no time is saved
@@ -38,7 +38,7 @@ def main(
     rivals: Annotated[Path | None, typer.Option(help="Also keep the dense teacher here.")] = None,
     activation: Annotated[str, typer.Option(help="Of the gated channels: relu, acon_c or meta_acon.")] = "meta_acon",
     shaping: Annotated[float, typer.Option(help="Initial weight of the batch-shaping loss; 0 = without.")] = 0.0,
-    expansion: Annotated[int, typer.Option(help="Gated channels as a multiple of a block's width.")] = 3,
+    expansion: Annotated[int, typer.Option(help="Gated channels as a multiple of a block's width.")] = 6,
     seed: Annotated[int, typer.Option(help="Of initial weights, order and augmentation.")] = 0,
 ) -> None:
     """Train, calibrate and package. About 40 minutes on one quiet core."""
