@@ -23,7 +23,7 @@ NAME = "fashion-resnet"
 DESCRIPTION = "Classifies 28x28 pictures of clothes; a residual network whose channels are gated per picture"
 DENSE = TrainConfig(epochs=10, batch_rows=128, max_lr=3e-3, weight_decay=0.05)
 GATED = GatedTraining(
-    TrainConfig(epochs=7, batch_rows=128, max_lr=1e-3, weight_decay=0.05, warm_up=0.1, gate_lr=3.0), low=0.11
+    TrainConfig(epochs=4, batch_rows=128, max_lr=1e-3, weight_decay=0.05, warm_up=0.1, gate_lr=3.0), low=0.11
 )
 MAX_SHIFT = 2
 # NOTE: below .14 the gate and the dense stem, shortcuts and head are most of what is left: no time is saved
