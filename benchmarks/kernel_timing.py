@@ -14,8 +14,7 @@ from torch import Tensor
 
 from benchmarks.kernel_cases import Case
 
-MIN_ROUNDS = 5
-MAX_ROUNDS = 400
+MIN_ROUNDS = 3
 
 
 @dataclass(frozen=True)
@@ -71,13 +70,13 @@ class DenseBaseline:
         return self._compiled[function]
 
 
-def measure(case: Case, baseline: DenseBaseline, seconds: float) -> Record:
-    """Time dense, ours and the mask-multiply control side by side for about `seconds`."""
+def measure(case: Case, baseline: DenseBaseline, seconds: float, most_rounds: int) -> Record:
+    """Time dense, ours and the mask-multiply control side by side for about `seconds` or `most_rounds`."""
     calls: dict[str, Callable[[], Any]] = dict(baseline.variants(case))
     calls["ours"], calls["control"] = case.ours, case.control
     kernel = case.ours()
     case.control()
-    best, rounds = _best(calls, seconds)
+    best, rounds = _best(calls, seconds, most_rounds)
     dense = min((name for name in best if name in ("eager", "compile")), key=lambda name: best[name])
     ideal = 1.0 / (case.active_share + case.gate_share)
     speedup = best[dense] / best["ours"]
@@ -103,10 +102,10 @@ def measure(case: Case, baseline: DenseBaseline, seconds: float) -> Record:
     )
 
 
-def _best(calls: dict[str, Callable[[], Any]], seconds: float) -> tuple[dict[str, float], int]:
+def _best(calls: dict[str, Callable[[], Any]], seconds: float, most_rounds: int) -> tuple[dict[str, float], int]:
     best = dict.fromkeys(calls, float("inf"))
     end, rounds = time.perf_counter() + seconds, 0
-    while rounds < MAX_ROUNDS and (rounds < MIN_ROUNDS or time.perf_counter() < end):
+    while rounds < most_rounds and (rounds < MIN_ROUNDS or time.perf_counter() < end):
         for name, call in calls.items():
             # The first call of a turn refills the caches that the others emptied; the second one is timed.
             call()

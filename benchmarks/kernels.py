@@ -35,6 +35,7 @@ FLOORS = {
     ("conv", 1, 0.5): 0.85,
 }
 DENSE_TOLERANCE = 1.05
+REPORT_EVERY = 50  # cases, where the output is not a terminal and shows no bar
 TABLE_WIDTH = 130  # columns of the table where the output is not a terminal
 
 
@@ -42,6 +43,8 @@ def main(
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the records to this file.")] = None,
     quick: Annotated[bool, typer.Option(help="Fewer shapes, densities and rounds: under a minute.")] = False,
     plot_dir: Annotated[Path | None, typer.Option("--plot", help="Write kernels.png into this directory.")] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Most rounds a case.")] = 400,
+    seconds: Annotated[float | None, typer.Option(min=0.01, help="Time a case; default .4, with --quick .25.")] = None,
     compiled: Annotated[bool, typer.Option("--compile/--no-compile", help="Also time torch.compile.")] = True,
 ) -> None:
     """Speed-up over dense and share of the ideal 1/(density + gate share), for every regime, on this machine."""
@@ -49,14 +52,17 @@ def main(
     torch.set_num_threads(1)
     baseline = DenseBaseline(compiled, console)
     cases = list(_cases(quick))
-    records = []
+    records: list[Record] = []
+    limit = seconds or (0.25 if quick else 0.4)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with torch.inference_mode(), Progress(*columns, console=console) as progress:
         task = progress.add_task("measuring", total=len(cases))
         for case in cases:
             progress.update(task, description=f"{case.shape} {case.mask} x{case.rows} at {case.density}")
-            records.append(measure(case, baseline, seconds=0.25 if quick else 0.8))
+            records.append(measure(case, baseline, limit, rounds))
             progress.advance(task)
+            if not console.is_terminal and len(records) % REPORT_EVERY == 0:
+                console.print(f"{len(records)} of {len(cases)} cases")
     console.print(table(records))
     for line in summary(records):
         console.print(line)

@@ -31,7 +31,7 @@ def test_a_case_has_the_density_it_says_and_its_control_skips_nothing(cases: Cas
 
 def test_a_record_names_what_was_promised_and_the_table_is_not_cut_off() -> None:
     with torch.inference_mode():
-        record = measure(next(own_mask_cases((16, 24), (1,), (0.5,))), DenseBaseline(False, Console()), seconds=0.0)
+        record = measure(next(own_mask_cases((16, 24), (1,), (0.5,))), DenseBaseline(False, Console()), 0.0, 3)
     wanted = {"shape", "rows", "mask", "density", "dense_ms", "ours_ms", "speedup", "share_of_ideal", "kernel"}
     assert wanted <= set(asdict(record))
     console = Console(width=TABLE_WIDTH, record=True, file=None)
@@ -43,7 +43,7 @@ def test_a_record_names_what_was_promised_and_the_table_is_not_cut_off() -> None
 
 def test_the_summary_says_pass_or_miss_for_every_floor_and_regime() -> None:
     with torch.inference_mode():
-        one = measure(next(own_mask_cases((16, 24), (1,), (0.5,))), DenseBaseline(False, Console()), seconds=0.0)
+        one = measure(next(own_mask_cases((16, 24), (1,), (0.5,))), DenseBaseline(False, Console()), 0.0, 3)
     good = [
         replace(one, mask=mask, rows=rows, density=density, share_of_ideal=floor, ours_ms=1.0, dense_ms=1.0)
         for (mask, rows, density), floor in FLOORS.items()
