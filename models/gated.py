@@ -38,6 +38,7 @@ class GatedServable:
         self._spec = spec
         self.codec = codec
         self.runtime = Runtime(network, table)
+        self._weights = "float32"
 
     @property
     def spec(self) -> ModelSpec:
@@ -49,7 +50,13 @@ class GatedServable:
 
     @property
     def fingerprint(self) -> str:
-        return self.runtime.fingerprint
+        """Another one for other weights: what was measured on float32 does not hold for bfloat16."""
+        plain = self.runtime.fingerprint
+        return plain if self._weights == "float32" else f"{plain}-{self._weights}"
+
+    def repack(self, weights: str) -> None:
+        self.runtime.repack(weights)
+        self._weights = weights
 
     def warm_up(self) -> None:
         for rows in (1, min(8, self._spec.max_batch_size)):

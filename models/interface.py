@@ -87,3 +87,11 @@ class ShowsUnits(Protocol):
 
         The value is the share of the row's masks in which the unit ran: 0 or 1 where a row has one mask.
         """
+
+
+@runtime_checkable
+class Repacks(Protocol):
+    """Optional for a ServableModel: its weights can be kept in another precision."""
+
+    def repack(self, weights: str) -> None:
+        """weights: "float32" or "bfloat16". Before the model serves. Raises InvalidInputError for another value."""

@@ -9,7 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from models.errors import PackageError, PackageNotFound
-from models.interface import ServableModel
+from models.interface import Repacks, ServableModel
 from models.package import MANIFEST, Package, read_package
 
 NAME = re.compile(r"[A-Za-z0-9._-]{1,128}")
@@ -52,10 +52,16 @@ def find_package(repository: Path, name: str, version: str = "") -> Path:
     return matching[-1]
 
 
-def load_package(path: Path) -> ServableModel:
-    """Read, check and build the package at NAME/VERSION/. Raises PackageError, CheckpointError or CalibrationError."""
+def load_package(path: Path, weights: str = "float32") -> ServableModel:
+    """Read, check and build the package at NAME/VERSION/. Raises PackageError, CheckpointError or CalibrationError.
+
+    weights: "float32", or "bfloat16" for models that can: few rows are bound by the stream of weights, which halves.
+    """
     package = read_package(path)
-    return loader_of(package.manifest.family)(package)
+    model = loader_of(package.manifest.family)(package)
+    if weights != "float32" and isinstance(model, Repacks):
+        model.repack(weights)
+    return model
 
 
 def loader_of(family: str) -> Loader:

@@ -47,6 +47,10 @@ class Runtime:
         self._batches: dict[tuple[float, int], tuple[Tensor, Caps]] = {}
         self._fixed: dict[tuple[Any, ...], int] = {}
 
+    def repack(self, weights: str) -> None:
+        """Pack the weights again as "float32" or "bfloat16": see harden_. Not while a call is running."""
+        self.model = harden_(self.model, weights)
+
     def warm_up(self, *inputs: Any) -> None:
         """Run realistic `inputs` at every served budget, so that kernels are compiled and caches filled."""
         for budget in self.table.budgets:
