@@ -117,7 +117,8 @@ def shared_mask_cases(shape: tuple[int, int], rows: tuple[int, ...], densities: 
             mask = scores > thresholds[:, None]
 
             def ours(x: Tensor = x, thresholds: Tensor = thresholds) -> str:
-                return mlp_shared(x, lowrank_mask(x.mean(1), gate, thresholds).mask, w).kernel
+                found = lowrank_mask(x.mean(1), gate, thresholds)
+                return mlp_shared(x, found.mask, w, active=int(found.counts)).kernel
 
             def control(x: Tensor = x, mask: Tensor = mask) -> Tensor:
                 return reference.rows(x[0], mask, w)
@@ -154,12 +155,14 @@ def _mlp_case(
     )
 
 
-def _channel_mask(x: Tensor, gate: ChannelGateWeights, thresholds: Tensor) -> Tensor:
-    """As the packed layer does it: one native call where there is a library."""
+def _channel_mask(x: Tensor, gate: ChannelGateWeights, thresholds: Tensor) -> tuple[Tensor, int]:
+    """The mask and how many units it keeps, as the packed layer does it: one native call where there is a library."""
     loaded = library()
     if loaded is None:
-        return threshold_mask(channel_scores(x, gate).scores, thresholds).mask
-    return native_channel_mask(loaded, x, gate, thresholds).mask
+        found = threshold_mask(channel_scores(x, gate).scores, thresholds)
+        return found.mask, int(found.counts.sum())
+    native = native_channel_mask(loaded, x, gate, thresholds)
+    return native.mask, sum(native.counts)
 
 
 def conv_cases(quick: bool, densities: tuple[float, ...]) -> Iterator[Case]:
@@ -180,7 +183,7 @@ def conv_cases(quick: bool, densities: tuple[float, ...]) -> Iterator[Case]:
             if round(density * channels) == 0:
                 continue
             thresholds = thresholds_for(channel_scores(x, gate).scores, density)
-            mask = _channel_mask(x, gate, thresholds)
+            mask = _channel_mask(x, gate, thresholds)[0]
 
             def ours(
                 gate: ChannelGateWeights = gate,
@@ -188,7 +191,8 @@ def conv_cases(quick: bool, densities: tuple[float, ...]) -> Iterator[Case]:
                 x: Tensor = x,
                 w: ConvWeights = w,
             ) -> str:
-                return conv(x, _channel_mask(x, gate, thresholds), w).kernel
+                mask, active = _channel_mask(x, gate, thresholds)
+                return conv(x, mask, w, active=active).kernel
 
             def control(x: Tensor = x, mask: Tensor = mask, w: ConvWeights = w) -> Tensor:
                 return reference.conv(x, mask, w)

@@ -77,7 +77,8 @@ class PackedMLP:
         mask = masked(layer, scores, plan, spend)
         offsets = torch.zeros(len(layout.lengths) + 1, dtype=torch.int64)
         offsets[1:] = torch.tensor(layout.lengths).cumsum(0)
-        result = ops.mlp_shared(x, mask.bits, self.weights, offsets=offsets, threads=plan.threads)
+        active = sum(mask.active)
+        result = ops.mlp_shared(x, mask.bits, self.weights, offsets=offsets, threads=plan.threads, active=active)
         layer.record(plan, mask.active, mask.hits, spend, result.kernel)
         return result.y
 

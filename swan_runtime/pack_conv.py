@@ -64,8 +64,11 @@ class PackedConv:
         x = check_images(x, "x", self.weights.inputs)
         spend = layer.spend(x)
         found = self._masks(layer, x, plan, spend)
-        kernel = self._kernel(x, sum(found.counts), plan.threads)
-        result = ops.conv(x, found.mask, self.weights, beta=found.beta, kernel=kernel, threads=plan.threads)
+        active = sum(found.counts)
+        kernel = self._kernel(x, active, plan.threads)
+        result = ops.conv(
+            x, found.mask, self.weights, beta=found.beta, kernel=kernel, threads=plan.threads, active=active
+        )
         layer.record(plan, found.counts, found.hits, spend, kernel)
         return result.y
 

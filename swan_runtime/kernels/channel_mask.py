@@ -34,8 +34,9 @@ def native_channel_mask(
     samples, units = x.shape[0], gate.units
     x = check_images(x, "x", gate.inputs)
     thresholds = check_tensor(thresholds, "thresholds", torch.float32, (samples,))
-    numbers = torch.empty(3, samples, dtype=torch.int64)  # caps, counts, hits
-    numbers[0] = units if caps is None else torch.tensor(caps, dtype=torch.int64)
+    numbers = torch.full((3, samples), units, dtype=torch.int64)  # caps, counts, hits
+    if caps is not None:
+        numbers[0] = torch.tensor(caps, dtype=torch.int64)
     mask = torch.empty(samples, units, dtype=torch.bool)
     beta = None if gate.switch is None else torch.empty(samples, units)
     start, row = numbers.data_ptr(), samples * 8

@@ -119,8 +119,19 @@ class ConvWeights:
         return self.down_t.shape[3]
 
     def down(self) -> Tensor:
-        """The second convolution's weight as torch wants it, [O, K, kh, kw] (a view)."""
-        return self.down_t.permute(3, 0, 1, 2)
+        """The second convolution's weight as torch wants it, [O, K, kh, kw]."""
+        if "down" not in self.cache:
+            self.cache["down"] = self.down_t.permute(3, 0, 1, 2).contiguous()
+        value: Tensor = self.cache["down"]
+        return value
+
+    @property
+    def centred(self) -> bool:
+        """Whether every mean is 0: an off channel then contributes nothing."""
+        if "centred" not in self.cache:
+            self.cache["centred"] = not bool(self.mean.any())
+        value: bool = self.cache["centred"]
+        return value
 
     def middle_size(self, height: int, width: int) -> tuple[int, int]:
         """Height and width between the two convolutions for an input of that size."""

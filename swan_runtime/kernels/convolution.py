@@ -50,10 +50,19 @@ def gather(x: Tensor, mask: Tensor, w: ConvWeights, beta: Tensor | None) -> Tens
     return y if w.tail is None else w.tail.apply(y, x)
 
 
-def dense(x: Tensor, mask: Tensor, w: ConvWeights, beta: Tensor | None) -> Tensor:
-    """All channels of all samples at once, then the mask: for batches whose masks keep nearly everything."""
-    value = (reference.middle(x, w, beta) - w.mean.view(1, -1, 1, 1)) * mask[:, :, None, None]
-    y = F.conv2d(value, w.down(), padding=w.down_padding).add_(w.fold(*w.middle_size(x.shape[2], x.shape[3])))
+def dense(x: Tensor, mask: Tensor | None, w: ConvWeights, beta: Tensor | None) -> Tensor:
+    """All channels of all samples at once, then the mask: for batches whose masks keep nearly everything.
+
+    mask None: every channel of every sample is active, so no mean is used.
+    """
+    value = reference.middle(x, w, beta)
+    if mask is None:
+        y = F.conv2d(value, w.down(), w.down_bias, padding=w.down_padding)
+    elif w.centred:
+        y = F.conv2d(value.mul_(mask[:, :, None, None]), w.down(), w.down_bias, padding=w.down_padding)
+    else:
+        value = value.sub_(w.mean.view(1, -1, 1, 1)).mul_(mask[:, :, None, None])
+        y = F.conv2d(value, w.down(), padding=w.down_padding).add_(w.fold(*w.middle_size(x.shape[2], x.shape[3])))
     return y if w.tail is None else w.tail.apply(y, x)
 
 
@@ -73,6 +82,10 @@ CONV_KERNELS: dict[str, ConvKernel] = {
 }
 
 
-def run(kernel: str, w: ConvWeights, x: Tensor, mask: Tensor, beta: Tensor | None, threads: int) -> Tensor:
-    """y of one kernel; only the native one uses more than one thread."""
+def run(
+    kernel: str, w: ConvWeights, x: Tensor, mask: Tensor, beta: Tensor | None, threads: int, active: int = -1
+) -> Tensor:
+    """y of one kernel; only the native one uses more than one thread. active: of all samples, if it is known."""
+    if kernel == "dense":
+        return dense(x, None if active == mask.numel() else mask, w, beta)
     return native(x, mask, w, beta, threads) if kernel == "native" else CONV_KERNELS[kernel](x, mask, w, beta)

@@ -196,7 +196,6 @@ def measure(w: Packed, kind: Kind, threads: int, size: tuple[int, int] = (0, 0))
                 measured = (1.0,) if name == "dense" else kind.densities
                 line = tuple(_best(run, name, draw < density) for density in measured)
                 seconds[name].append(line * len(kind.densities) if name == "dense" else line)
-    w.cache.pop("turned", None)  # transposed copies: made again where dense is what serves
     return CostTable(kind.rows, kind.densities, {name: tuple(grid) for name, grid in seconds.items()})
 
 

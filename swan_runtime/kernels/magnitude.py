@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from swan_runtime.kernels import dispatch, inputs, rows
@@ -33,7 +34,7 @@ def magnitude_mask(
 def cats_branch(x: Tensor, w: CatsWeights) -> Tensor:
     """x float32 [B, D] -> the dense branch before its activation [B, F]."""
     x = check_tensor(x, "x", torch.float32, (None, w.block.inputs))
-    return rows.product(x, w.branch, w.branch_bias, w.cache)
+    return F.linear(x, w.branch, w.branch_bias)
 
 
 class MagnitudeResult(NamedTuple):

@@ -25,7 +25,6 @@ class CatsWeights:
     weight: Tensor
     activation: str
     block: MlpWeights
-    cache: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     @staticmethod
     def pack(

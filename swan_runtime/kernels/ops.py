@@ -91,11 +91,12 @@ def mlp_shared(
     offsets: Tensor | None = None,
     kernel: str | None = None,
     threads: int = 1,
+    active: int | None = None,
 ) -> KernelResult:
     """The rows (tokens, pixels) of one request share its mask. mask bool [R, F], one a request.
 
     x float32 [R, M, D] -> y [R, M, O]; or ragged: x [T, D] with offsets int64 [R + 1], request i owns rows
-    offsets[i]..offsets[i + 1] -> y [T, O]. Serves MlpWeights and GluWeights.
+    offsets[i]..offsets[i + 1] -> y [T, O]. Serves MlpWeights and GluWeights. active: as in conv.
     """
     check_threads(threads)
     mask = check_tensor(mask, "mask", torch.bool, (None, w.units))
@@ -108,7 +109,8 @@ def mlp_shared(
         offsets = _check_offsets(offsets, requests, x.shape[0])
     flat = x.view(-1, w.inputs)
     if kernel is None:
-        kernel = dispatch.choose(w, dispatch.SHARED, flat.shape[0] // max(requests, 1), density(mask), threads)
+        share = density(mask) if active is None else active / max(mask.numel(), 1)
+        kernel = dispatch.choose(w, dispatch.SHARED, flat.shape[0] // max(requests, 1), share, threads)
     check_kernel(kernel, shared.SHARED_KERNELS)
     y = shared.run(kernel, w, flat, offsets, mask, threads)
     return KernelResult(y.view(*x.shape[:-1], w.outputs), kernel)
@@ -122,8 +124,12 @@ def conv(
     beta: Tensor | None = None,
     kernel: str | None = None,
     threads: int = 1,
+    active: int | None = None,
 ) -> KernelResult:
-    """x float32 [B, C, H, W], mask bool [B, K] (own mask a sample) -> y [B, O, H'', W'']. beta [B, K]: meta-ACON."""
+    """x float32 [B, C, H, W], mask bool [B, K] (own mask a sample) -> y [B, O, H'', W'']. beta [B, K]: meta-ACON.
+
+    active: how many channels of all samples are active, if the caller knows it.
+    """
     x = check_images(x, "x", w.inputs)
     mask = check_tensor(mask, "mask", torch.bool, (x.shape[0], w.units))
     check_threads(threads)
@@ -131,11 +137,11 @@ def conv(
         if w.acon is None:
             raise InvalidInputError("beta", "none: the activation has no switching factor", describe(beta))
         beta = check_tensor(beta, "beta", torch.float32, (x.shape[0], w.units))
+    active = int(mask.count_nonzero()) if active is None else active
     if kernel is None:
-        active = int(mask.count_nonzero())
         kernel = dispatch.choose_conv(w, x.shape[0], active, (x.shape[2], x.shape[3]), threads)
     check_kernel(kernel, convolution.CONV_KERNELS)
-    return KernelResult(convolution.run(kernel, w, x, mask, beta, threads), kernel)
+    return KernelResult(convolution.run(kernel, w, x, mask, beta, threads, active), kernel)
 
 
 def _check_offsets(offsets: Tensor, requests: int, rows: int) -> Tensor:

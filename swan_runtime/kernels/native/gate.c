@@ -125,48 +125,50 @@ static size_t gate_bytes(const struct gate *g) {
     return (GROUP * g->rank_padded + 2 * g->units_padded) * sizeof(float);
 }
 
-/* Masks and counts of `rows` (a constant) rows from row r on, the scores never leave the registers. Returns 0, or -1 if a
-   score is not finite. */
-INLINE int masks_of(const struct gate *g, const float *z, const int rows, const struct selection *s, int64_t r) {
-    vf odd = {0};
-    vi total[SCORED] = {{0}};
-    for (int64_t j = 0; j < g->units_padded; j += WIDE * VL) {
-        vf acc[SCORED][WIDE];
-        tile_scores(g, z, j, rows, acc);
-        int whole = j + WIDE * VL <= g->units;
+/* Masks of WIDE * VL units from unit j on for `rows` (a constant) rows from row r on; scores never leave the registers.
+   total [rows]: active units by lane. Returns what is NaN if a score is not finite. */
+INLINE vf masks_of(const struct gate *g, const float *z, int64_t j, const int rows, const struct selection *s, int64_t r,
+                   vi *total) {
+    vf odd = {0}, acc[SCORED][WIDE];
+    tile_scores(g, z, j, rows, acc);
+    int whole = j + WIDE * VL <= g->units;
 #pragma GCC unroll 4
-        for (int k = 0; k < rows; k++) {
-            uint8_t some[WIDE * VL], *mask = s->mask + (r + k) * g->units + j;
+    for (int k = 0; k < rows; k++) {
+        uint8_t some[WIDE * VL], *mask = s->mask + (r + k) * g->units + j;
+        vf threshold = all(s->thresholds[r + k]);
 #pragma GCC unroll 4
-            for (int i = 0; i < WIDE; i++) {
-                odd += acc[k][i] * 0.0f;
-                vi active = acc[k][i] > s->thresholds[r + k];
-                if (!whole) active &= lane_numbers() + (int32_t)(j + i * VL) < (int32_t)g->units;
-                total[k] += put_mask((whole ? mask : some) + i * VL, active);
-            }
-            if (!whole && j < g->units) memcpy(mask, some, g->units - j);
+        for (int i = 0; i < WIDE; i++) {
+            odd += acc[k][i] * 0.0f;
+            vi active = acc[k][i] > threshold;
+            if (!whole) active &= lane_numbers() + (int32_t)(j + i * VL) < (int32_t)g->units;
+            total[k] += put_mask((whole ? mask : some) + i * VL, active);
         }
+        if (!whole && j < g->units) memcpy(mask, some, g->units - j);
+    }
+    return odd;
+}
+
+/* Masks of up to GROUP rows; memory: gate_bytes. Returns cap hits, or -1 for a score that is not finite. Units outside, rows
+   inside: a tile of q stays in the first-level cache. */
+static int gate_group(const struct gate *g, const float *x, int rows, struct selection s, float *memory) {
+    float *z = memory, *scores = z + GROUP * g->rank_padded;
+    vf odd = {0};
+    vi total[GROUP] = {{0}};
+    int hits = 0;
+    project(g, x, rows, z);
+    for (int64_t j = 0; j < g->units_padded; j += WIDE * VL) {
+        int r = 0;
+        for (; r + SCORED <= rows; r += SCORED) odd += masks_of(g, z + r * g->rank_padded, j, SCORED, &s, r, total + r);
+        for (; r < rows; r++) odd += masks_of(g, z + r * g->rank_padded, j, 1, &s, r, total + r);
     }
     float sum = 0.0f;
     for (int i = 0; i < VL; i++) sum += odd[i];
-    for (int k = 0; k < rows; k++) {
-        s->counts[r + k] = 0;
-        for (int i = 0; i < VL; i++) s->counts[r + k] += total[k][i];
-    }
-    return sum == 0.0f ? 0 : -1;
-}
-
-/* Masks of up to GROUP rows; memory: gate_bytes. Returns cap hits, or -1 for a score that is not finite. */
-static int gate_group(const struct gate *g, const float *x, int rows, struct selection s, float *memory) {
-    float *z = memory, *scores = z + GROUP * g->rank_padded;
-    int hits = 0, r = 0;
-    project(g, x, rows, z);
-    for (; r + SCORED <= rows; r += SCORED)
-        if (masks_of(g, z + r * g->rank_padded, SCORED, &s, r)) return -1;
-    for (; r < rows; r++)
-        if (masks_of(g, z + r * g->rank_padded, 1, &s, r)) return -1;
-    for (r = 0; r < rows; r++) {
-        if (s.counts[r] <= s.k_max) continue;
+    if (sum != 0.0f) return -1;
+    for (int r = 0; r < rows; r++) {
+        int64_t count = 0;
+        for (int i = 0; i < VL; i++) count += total[r][i];
+        s.counts[r] = count;
+        if (count <= s.k_max) continue;
         scores_of(g, z + r * g->rank_padded, scores); /* the rare way: which scores are the top ones */
         hits += swan_select(&s, r, scores, g->units, scores + g->units_padded);
     }

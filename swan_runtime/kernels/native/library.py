@@ -6,6 +6,7 @@ import ctypes
 import functools
 import logging
 import threading
+from collections.abc import Sequence
 from ctypes import POINTER, byref, c_int64, c_void_p
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -91,6 +92,10 @@ class Library:
         self._scores = _function(loaded, "swan_scores", POINTER(Gate), c_void_p, c_int64, c_void_p)
         self._finish = _function(loaded, "swan_finish", POINTER(Block), c_int64, c_void_p, c_void_p, c_void_p)
         self._shared = _function(loaded, "swan_shared", POINTER(Block), c_void_p, c_void_p, c_int64, c_void_p, c_void_p)
+        self._gather = _function(loaded, "swan_gather", POINTER(Block), *[c_void_p] * 5)
+        self._finish_turned = _function(
+            loaded, "swan_finish_turned", POINTER(Block), c_int64, c_int64, c_void_p, c_void_p, c_void_p
+        )
         self._conv = _function(
             loaded, "swan_conv", POINTER(structures.Conv), c_void_p, c_int64, c_void_p, c_void_p, c_int64, c_void_p
         )
@@ -147,6 +152,19 @@ class Library:
         """y [T, O] of x [T, D]; request i owns rows offsets[i]..offsets[i + 1] and mask row i of bool [R, F]."""
         pointers = x.data_ptr(), offsets.data_ptr(), mask.shape[0], mask.data_ptr(), y.data_ptr()
         _check(self._shared(_block(w, half=False), *pointers))
+
+    def gather(self, w: MlpWeights | GluWeights, mask: Tensor, room: Sequence[int]) -> int:
+        """Copy the rows of mask's active units [F]; returns their number.
+
+        room: addresses of up [F, D], linear [F, D] (GLU), down [F, O], constants [3, F]: biases of both, and means.
+        """
+        count: int = self._gather(_block(w, half=False), mask.data_ptr(), *room)
+        return count
+
+    def finish_turned(self, w: MlpWeights | GluWeights, constants: int, linear: Tensor | None, h: Tensor) -> None:
+        """In place on h [count, rows]: act(h + bias) [* (linear + bias)] - mean, constants as `gather` left them."""
+        count, rows = h.shape
+        self._finish_turned(_block(w, half=False), count, rows, constants, _pointer(linear), h.data_ptr())
 
     def scores(self, gate: GateWeights, x: Tensor, scores: Tensor) -> None:
         """scores [B, F] of x [B, D]."""

@@ -148,3 +148,48 @@ API int64_t swan_shared(const struct block *b, const float *x, const int64_t *of
     }
     return 0;
 }
+
+/* Fetches a weight row that is copied soon: the rows are apart, so the CPU does not foresee them. */
+INLINE void fetch_row(const void *matrix, int64_t row, int64_t n) {
+    for (int64_t i = 0; i < n; i += 16) __builtin_prefetch((const float *)matrix + row * n + i);
+}
+
+/* Copies the active units' rows, side by side, for MKL: up, linear [count, D], down [count, O]; constants [3][F]: biases of
+   up and linear, and means. Returns count. */
+API int64_t swan_gather(const struct block *b, const uint8_t *mask, float *up, float *linear, float *down, float *constants) {
+    int64_t D = b->inputs, O = b->outputs, F = b->units, count = 0, next = 0;
+    while (next < F && !mask[next]) next++;
+    for (int64_t j = next; j < F; j = next, count++) {
+        for (next = j + 1; next < F && !mask[next];) next++;
+        if (next < F) {
+            fetch_row(b->up, next, D);
+            if (b->linear) fetch_row(b->linear, next, D);
+            fetch_row(b->down, next, O);
+        }
+        memcpy(up + count * D, (const float *)b->up + j * D, D * sizeof(float));
+        if (b->linear) memcpy(linear + count * D, (const float *)b->linear + j * D, D * sizeof(float));
+        memcpy(down + count * O, (const float *)b->down + j * O, O * sizeof(float));
+        constants[count] = b->up_bias[j];
+        constants[F + count] = b->linear ? b->linear_bias[j] : 0.0f;
+        constants[2 * F + count] = b->mean[j];
+    }
+    return count;
+}
+
+/* In place on h [count, rows], a unit in each row: act(h + bias) [* (linear + bias)] - mean. linear [count, rows] or NULL. */
+API int64_t swan_finish_turned(const struct block *b, int64_t count, int64_t rows, const float *constants, const float *linear,
+                               float *h) {
+    for (int64_t j = 0; j < count; j++) {
+        float bias = constants[j], other = constants[b->units + j], mean = constants[2 * b->units + j];
+        for (int64_t r = 0; r < rows; r += VL) {
+            int n = rows - r < VL ? (int)(rows - r) : VL;
+            int64_t at = j * rows + r;
+            vf v = activate((n == VL ? load(h + at) : load_part(h + at, n)) + bias, (int)b->activation);
+            if (linear) v *= (n == VL ? load(linear + at) : load_part(linear + at, n)) + other;
+            v -= mean;
+            if (n == VL) store(h + at, v);
+            else memcpy(h + at, &v, n * sizeof(float));
+        }
+    }
+    return 0;
+}
