@@ -52,7 +52,8 @@ class EngineProcess:
         theirs = [theirs.fileno() for _, theirs in pairs]
         options = {"channels": theirs, "log_level": log_level, "log_format": log_format}
         command = [sys.executable, "-m", "service.engine.process", json.dumps(options)]
-        self._process = subprocess.Popen(command, pass_fds=theirs, stdin=subprocess.DEVNULL)
+        # a session of its own: Ctrl-C is for the replica, which drains, and that needs the models
+        self._process = subprocess.Popen(command, pass_fds=theirs, stdin=subprocess.DEVNULL, start_new_session=True)
         self._idle: LifoQueue[Connection] = LifoQueue()
         for _, other in pairs:
             other.close()

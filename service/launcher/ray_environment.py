@@ -36,7 +36,6 @@ def ray_environment(directory: Path, http_port: int, ha_proxy: bool) -> dict[str
         "RAY_SERVE_HAPROXY_NBTHREAD": "1",
         # a replica that dies: inference is idempotent, so what arrived whole, in 16 KB at most, goes to another one
         "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
-        "RAY_SERVE_HAPROXY_RETRIES": "2",  # not more: a request that kills replicas should not kill many
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",  # one log datagram a request; the replicas count anyway
         "RAY_SERVE_HAPROXY_LOG_TARGET": str(
             proxy / "no-log"
