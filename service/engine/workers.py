@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 
 from service.engine import wire
 from service.engine.channel import Line, LineLost
 from service.engine.client import Engine, EngineModel
+from service.errors import ModelFailed
 from service.scheduling.worker import Done, Job, JobResult, Workers, joined, split
 
 
@@ -48,18 +50,24 @@ class EngineWorkers:
         self._threads.close()
 
     async def _open_and_start(self, job: Job, done: Done) -> None:
-        """The engine has just been started, for the first time or again."""
-        async with self._opening:
-            if self._pid != self._engine.pid:
-                for line in self._lines:
-                    line.close()
-                self._pid, ends = self._engine.take_lines()
-                self._lines = [await Line.open(end) for end in ends]
-                self._idle = list(self._lines)
-        if self._idle:
+        """The engine has just been started, or must be: a thread waits for that, and finds out if it cannot be."""
+        with contextlib.suppress(ModelFailed, OSError):
+            await self._open()
+        if self._idle and self._pid == self._engine.pid:
             self.start(job, done)
         else:
             self._threads.start(job, done)
+
+    async def _open(self) -> None:
+        async with self._opening:
+            if self._pid is not None and self._pid == self._engine.pid:
+                return
+            for line in self._lines:
+                line.close()
+            self._lines, self._idle = (), []
+            pid, ends = await asyncio.to_thread(self._engine.take_lines)
+            self._lines = [await Line.open(end) for end in ends]
+            self._pid, self._idle = pid, list(self._lines)
 
     def _finish(self, job: Job, done: Done, line: Line, answered: asyncio.Future[wire.Plain]) -> None:
         if line in self._lines and not line.lost:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import shutil
 import signal
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
@@ -156,6 +157,24 @@ async def test_a_death_costs_an_answer_at_most(here: ServableModel) -> None:
     assert len(failures) <= 1
     assert all(isinstance(failure, ModelFailed) for failure in failures)
     assert engine.healthy
+    workers.close()
+    engine.close()
+
+
+async def test_a_model_that_cannot_be_loaded_again_is_an_error_and_no_silence(tmp_path: Path) -> None:
+    folder = tmp_path / FOLDER.parent.name / FOLDER.name
+    shutil.copytree(FOLDER, folder)
+    engine = Engine(1, "error", "json")
+    workers = EngineWorkers(engine, ThreadWorkers(1))
+    model = engine.load(folder)
+    job = batch(model)
+    await run(workers, job)
+    assert engine.pid is not None
+    os.kill(engine.pid, signal.SIGKILL)
+    shutil.rmtree(folder)
+    for _ in range(2):
+        result = await run(workers, job)
+        assert all(isinstance(answer, ModelFailed) for answer in result.answers)
     workers.close()
     engine.close()
 
