@@ -21,11 +21,11 @@ from swan_runtime.schedule import exponential
 
 @dataclass(frozen=True, slots=True)
 class Distillation:
-    """low: smallest budget. groups: budgets in a step, each for as many pairs. temperature: of gates, first to last.
+    """low: smallest budget; 1 = an ungated network, always in full. groups: budgets in a step, each for as many pairs.
 
-    sharpness: softmax temperature of cosines, as the original was trained with (scale 20). Weights of the loss: near,
-    1 - cosine to the original; agree, KL of the similarities to all of the lessons' texts, which is what retrieval
-    sees; match, cross-entropy of the right partner among them.
+    temperature: of gates, first to last. sharpness: softmax temperature of cosines, as the original was trained with
+    (scale 20). Weights of the loss: near, 1 - cosine to the original; agree, KL of the similarities to all of the
+    lessons' texts, which is what retrieval sees; match, cross-entropy of the right partner among them.
     """
 
     train: TrainConfig
@@ -52,7 +52,7 @@ def distil_(
     def loss(rows: Tensor, done: float) -> tuple[Tensor, Mapping[str, float]]:
         texts = [lessons.ids[i] for i in (*rows.tolist(), *(rows + lessons.num_pairs).tolist())]
         budgets = group_budgets(len(rows), how.low, how.groups).repeat(2)
-        plan = SoftPlan(budgets, exponential(done, *how.temperature), straight_through=True)
+        plan = SoftPlan(budgets, exponential(done, *how.temperature), straight_through=True) if how.low < 1.0 else None
         # The plain formula of attention is the fastest in bfloat16 for texts this short.
         with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
             got = network([len(ids) for ids in texts], torch.cat(texts), plan).float()
@@ -66,7 +66,7 @@ def distil_(
         value = how.near * (1 - cosine).mean() + how.agree * sum(agree) / 2 + how.match * sum(match) / 2
         seen = cosine.detach()
         shown = {
-            "activity": float(total_density(plan.traces).detach()),
+            "activity": float(total_density(plan.traces).detach()) if plan else 1.0,
             "full": float(seen[budgets == 1.0].mean()),
             "lowest": float(seen[budgets == budgets.min()].mean()),
         }
