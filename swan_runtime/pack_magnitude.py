@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -44,18 +44,17 @@ class PackedCats:
     def run(self, layer: GatedLayer, x: Tensor, plan: HardPlan, layout: Layout) -> Tensor:
         """x [N, in] -> [N, out]."""
         assert isinstance(layer, GatedGLU)
-        spend = layer.spend(layout)
-        w, choice = self.weights, Choice.of(layer, plan, spend)
-        with naming(layer):
-            result = cats_gated(x, w, choice.thresholds, k_max=choice.top, threads=plan.threads)
-            if choice.exceeded(result):
-                branch = cats_branch(x, w)
-                mask, hits = choice.capped(branch, w.weight, w.activation)
-                y, kernel = cats(x, branch, mask.mask, w, threads=plan.threads)
-                layer.record(plan, row_sums(mask.counts, spend.rows, len(spend.masks)), hits, spend, kernel)
-                return y
-        choice.record(layer, plan, spend, result)
-        return result.y
+        w, threads = self.weights, plan.threads
+
+        def at_once(choice: Choice) -> MagnitudeResult:
+            return cats_gated(x, w, choice.thresholds, k_max=choice.top, threads=threads)
+
+        def mask_by_mask(choice: Choice) -> Capped:
+            branch = cats_branch(x, w)
+            mask, hits = choice.capped(branch, w.weight, w.activation)
+            return *cats(x, branch, mask.mask, w, threads=threads), mask.counts, hits
+
+        return run_magnitude(layer, plan, layout, at_once, mask_by_mask)
 
 
 @dataclass(frozen=True)
@@ -75,17 +74,16 @@ class PackedInputs:
     def run(self, layer: GatedLayer, x: Tensor, plan: HardPlan, layout: Layout) -> Tensor:
         """x [N, in] -> [N, out]."""
         assert isinstance(layer, GatedInputLinear)
-        spend = layer.spend(layout)
-        w, choice = self.weights, Choice.of(layer, plan, spend)
-        with naming(layer):
-            result = sparse_gated(x, w, choice.thresholds, k_max=choice.top, threads=plan.threads)
-            if choice.exceeded(result):
-                mask, hits = choice.capped(x.contiguous(), w.weight, "identity")
-                y, kernel = sparse_inputs(x, mask.mask, w, threads=plan.threads)
-                layer.record(plan, row_sums(mask.counts, spend.rows, len(spend.masks)), hits, spend, kernel)
-                return y
-        choice.record(layer, plan, spend, result)
-        return result.y
+        w, threads = self.weights, plan.threads
+
+        def at_once(choice: Choice) -> MagnitudeResult:
+            return sparse_gated(x, w, choice.thresholds, k_max=choice.top, threads=threads)
+
+        def mask_by_mask(choice: Choice) -> Capped:
+            mask, hits = choice.capped(x.contiguous(), w.weight, "identity")
+            return *sparse_inputs(x, mask.mask, w, threads=threads), mask.counts, hits
+
+        return run_magnitude(layer, plan, layout, at_once, mask_by_mask)
 
 
 @dataclass(frozen=True)
@@ -122,9 +120,27 @@ class Choice:
             found.mask[i], found.counts[i] = keep.mask[0], keep.counts[0]
         return found, row_sums(over, self.rows, self.num_rows)
 
-    def record(self, layer: GatedLayer, plan: HardPlan, spend: Spend, result: MagnitudeResult) -> None:
-        active = row_sums(result.counts, self.rows, self.num_rows)
-        layer.record(plan, active, [0] * self.num_rows, spend, result.kernel)
+
+Capped = tuple[Tensor, str, Tensor, list[int]]  # output, kernel, active units of each mask, cap hits of each row
+
+
+def run_magnitude(
+    layer: GatedGLU | GatedInputLinear,
+    plan: HardPlan,
+    layout: Layout,
+    at_once: Callable[[Choice], MagnitudeResult],
+    mask_by_mask: Callable[[Choice], Capped],
+) -> Tensor:
+    """The layer's output, recorded: in one call, or mask by mask if some mask went over its own cap."""
+    spend = layer.spend(layout)
+    choice = Choice.of(layer, plan, spend)
+    with naming(layer):
+        result = at_once(choice)
+        y, kernel, counts, hits = result.y, result.kernel, result.counts, [0] * choice.num_rows
+        if choice.exceeded(result):
+            y, kernel, counts, hits = mask_by_mask(choice)
+    layer.record(plan, row_sums(counts, choice.rows, choice.num_rows), hits, spend, kernel)
+    return y
 
 
 @contextmanager
