@@ -36,7 +36,7 @@ from service.host.node_metrics import NodeMetrics
 from service.host.operator_routes import MetricsRoute, SetPointRoute
 from service.host.replica import Parts, ServiceReplica
 from service.inference.dataplane import Dataplane, ServerIdentity
-from service.inference.package_source import PackageSource
+from service.inference.package_source import LoadFolder, PackageSource
 from service.inference.progress import note_progress
 from service.inference.readiness import Readiness
 from service.inference.repository import LiveRepository
@@ -68,7 +68,7 @@ async def start_replica(settings: Settings, source: SetPointSource) -> ServiceRe
     _use_one_thread_per_operation()
     link(settings.image_cache_dir, cache_directory())
     engine = _engine(settings)
-    packages = PackageSource(settings.models_dir, settings.models, engine.load if engine else load_package)
+    packages = PackageSource(settings.models_dir, settings.models, _load_gated(settings, engine))
     registry, folder = CollectorRegistry(), metrics_folder()
     metrics = Metrics(registry, packages.deadlines_s())
     limits = SchedulerLimits(settings.max_queue_requests)
@@ -115,7 +115,11 @@ def _use_one_thread_per_operation() -> None:
 def _engine(settings: Settings) -> Engine | None:
     if settings.engine == "thread":
         return None
-    return Engine(settings.threads, settings.log_level, settings.log_format)
+    return Engine(settings.threads, settings.log_level, settings.log_format, settings.weights)
+
+
+def _load_gated(settings: Settings, engine: Engine | None) -> LoadFolder:
+    return engine.load if engine else partial(load_package, weights=settings.weights)
 
 
 def _workers(settings: Settings, engine: Engine | None) -> Workers:

@@ -41,6 +41,9 @@ class Settings(BaseSettings):
     engine: Literal["process", "thread"] = Field(
         "process", description="Where gated models run: in a process beside the replica's, or on threads of it."
     )
+    weights: Literal["float32", "bfloat16"] = Field(
+        "float32", description="Precision of gated weights; bfloat16 halves what a request of few rows must read."
+    )
 
     policy: PolicyName = Field("drain-feasible", description="How the budget is chosen under load.")
     fixed_budget: float = Field(1.0, gt=0.0, le=1.0, description="Budget of the policy `fixed`.")

@@ -47,10 +47,10 @@ class EngineProcess:
     lines: sockets to it for an event loop, one for each batch that may run at once.
     """
 
-    def __init__(self, threads: int, log_level: str, log_format: str) -> None:
+    def __init__(self, threads: int, log_level: str, log_format: str, weights: str) -> None:
         pairs = [socket.socketpair() for _ in range(2 * threads + SPARE_CHANNELS)]
         theirs = [theirs.fileno() for _, theirs in pairs]
-        options = {"channels": theirs, "log_level": log_level, "log_format": log_format}
+        options = {"channels": theirs, "log_level": log_level, "log_format": log_format, "weights": weights}
         command = [sys.executable, "-m", "service.engine.process", json.dumps(options)]
         # a session of its own: Ctrl-C is for the replica, which drains, and that needs the models
         self._process = subprocess.Popen(command, pass_fds=theirs, stdin=subprocess.DEVNULL, start_new_session=True)
@@ -98,12 +98,15 @@ class EngineProcess:
 class Engine:
     """A model process that is started again, with its models, when it dies.
 
-    threads: how many batches run at once. What was asked of the process that died fails: one of those requests may be
-    why. healthy: False once it has died MAX_DEATHS times WITHIN_S; the replica should be replaced then.
+    threads: how many batches run at once. weights: precision, as in `load_package`. What was asked of the process that
+    died fails: one of those requests may be why. healthy: False once it has died MAX_DEATHS times WITHIN_S; the replica
+    should be replaced then.
     """
 
-    def __init__(self, threads: int, log_level: str = "info", log_format: str = "auto") -> None:
-        self._options = threads, log_level, log_format
+    def __init__(
+        self, threads: int, log_level: str = "info", log_format: str = "auto", weights: str = "float32"
+    ) -> None:
+        self._options = threads, log_level, log_format, weights
         self._lock = threading.Lock()
         self._process: EngineProcess | None = None
         self._loaded: dict[int, Path] = {}

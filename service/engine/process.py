@@ -29,7 +29,8 @@ from swan_runtime.errors import FieldError, InvalidInputError
 class Host:
     """The loaded models by key, and what a replica may ask of them. Called from several threads."""
 
-    def __init__(self) -> None:
+    def __init__(self, weights: str = "float32") -> None:
+        self._weights = weights
         self._models: dict[int, ServableModel] = {}
         self.actions: dict[str, Callable[..., wire.Plain]] = {
             "load": self.load,
@@ -42,7 +43,7 @@ class Host:
 
     def load(self, key: int, folder: str) -> wire.Plain:
         """Returns spec, table and fingerprint, pickled: they are read once."""
-        model = load_package(Path(folder))
+        model = load_package(Path(folder), self._weights)
         self._models[key] = model
         gc.collect()
         gc.freeze()  # what is loaded stays: no collection needs to walk through it again
@@ -98,7 +99,7 @@ def main(arguments: dict[str, Any]) -> None:
 
     configure(arguments["log_level"], LogFormat(arguments["log_format"]))
     torch.set_num_threads(1)  # the channels' threads are the parallelism
-    host = Host()
+    host = Host(arguments["weights"])
     threads = [threading.Thread(target=serve, args=(host, Connection(fd))) for fd in arguments["channels"]]
     for thread in threads:
         thread.start()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Sequence
 
 from service.engine import wire
@@ -11,6 +12,8 @@ from service.engine.channel import Line, LineLost
 from service.engine.client import Engine, EngineModel
 from service.errors import ModelFailed
 from service.scheduling.worker import Done, Job, JobResult, Workers, joined, split
+
+log = logging.getLogger(__name__)
 
 
 class EngineWorkers:
@@ -36,9 +39,13 @@ class EngineWorkers:
             self._threads.start(job, done)
             return
         if self._idle and self._pid == self._engine.pid:
+            try:
+                question = job.model.question(joined(job.inputs), job.budgets)
+            except Exception as error:
+                self._run_again(job, done, error)
+                return
             line = self._idle.pop()
-            answer = line.ask(*job.model.question(joined(job.inputs), job.budgets))
-            answer.add_done_callback(lambda answered: self._finish(job, done, line, answered))
+            line.ask(*question).add_done_callback(lambda answered: self._finish(job, done, line, answered))
             return
         task = asyncio.get_running_loop().create_task(self._open_and_start(job, done))
         self._running.add(task)
@@ -74,10 +81,18 @@ class EngineWorkers:
             self._idle.append(line)
         try:
             status, result = answered.result()
-        except LineLost:
-            status, result = wire.FAILED, None
-        if status != wire.OK:
-            self._threads.start(job, done)
+            if status != wire.OK:
+                self._threads.start(job, done)
+                return
+            output, compute_s, ended_s = result
+            answers = split(wire.output_of(output), job.rows)
+        except Exception as error:
+            self._run_again(job, done, error)
             return
-        output, compute_s, ended_s = result
-        done(JobResult(split(wire.output_of(output), job.rows), compute_s=compute_s, ended_s=ended_s))
+        done(JobResult(answers, compute_s=compute_s, ended_s=ended_s))
+
+    def _run_again(self, job: Job, done: Done, error: Exception) -> None:
+        """On a thread. Whatever went wrong here must not leave the batch without an answer."""
+        if not isinstance(error, LineLost):
+            log.warning("a batch of %d requests failed: running it on a thread", len(job.rows), exc_info=error)
+        self._threads.start(job, done)

@@ -9,12 +9,11 @@ from pathlib import Path
 
 from models.interface import ServableModel
 from models.package import MANIFEST, Package, parse_manifest, read_package
-from models.registry import find_package, find_packages, load_package, shipped_repository
+from models.registry import PLAIN_FAMILY, find_package, find_packages, load_package, shipped_repository
 from service.config import InvalidSetting
 from swan_runtime.errors import SwanError
 
 LoadFolder = Callable[[Path], ServableModel]  # NAME/VERSION/ -> the model
-PLAIN_FAMILY = "import"
 
 
 class PackageSource:

@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from models.registry import find_package, load_package, shipped_repository
 from service.engine import client
 from service.engine.client import Engine, EngineError, EngineModel
 from service.engine.workers import EngineWorkers
-from service.errors import InvalidRequest, ModelFailed
+from service.errors import InvalidRequest, ModelFailed, ServiceError
 from service.scheduling.worker import Answer, Done, Job, JobResult, ThreadWorkers, run_job
 from swan_runtime.errors import InvalidInputError
 from tests.support.tiny_models import identity
@@ -88,6 +89,15 @@ def test_it_says_what_the_model_says(here: ServableModel, there: EngineModel) ->
     assert_same(run_job(batch(there)), run_job(batch(here)))
 
 
+def test_it_can_round_its_weights(there: EngineModel) -> None:
+    engine = Engine(1, "error", "json", "bfloat16")
+    rounded = engine.load(FOLDER)
+    assert rounded.fingerprint == f"{load_package(FOLDER, 'bfloat16').fingerprint} in a process"
+    job = batch(rounded)
+    assert_same(run_job(job), run_job(replace(job, model=load_package(FOLDER, "bfloat16"))))
+    engine.close()
+
+
 def test_its_units_can_be_looked_at(here: ServableModel, there: EngineModel) -> None:
     assert isinstance(there, ShowsUnits)
     assert isinstance(here, ShowsUnits)
@@ -132,6 +142,26 @@ async def test_one_bad_request_does_not_take_its_batch_along(engine: Engine, the
     result = await run(workers, poisoned(batch(there)))
     assert isinstance(result.answers[0], InvalidRequest)
     assert isinstance(result.answers[1], Answer)
+    workers.close()
+
+
+async def test_a_batch_whose_rows_do_not_add_up_is_answered(engine: Engine, there: EngineModel) -> None:
+    workers = EngineWorkers(engine, ThreadWorkers(1))
+    job = batch(there)
+    result = await run(workers, replace(job, rows=(3, 2)))  # as if the second request had been given a row too many
+    assert isinstance(result.answers[0], Answer)
+    assert isinstance(result.answers[1], ServiceError)
+    assert_same(await run(workers, job), run_job(job))
+    workers.close()
+
+
+async def test_a_batch_that_cannot_be_asked_is_answered(engine: Engine, there: EngineModel) -> None:
+    workers = EngineWorkers(engine, ThreadWorkers(1))
+    job = batch(there)
+    await run(workers, job)
+    result = await run(workers, replace(job, inputs=(job.inputs[0], {})))
+    assert isinstance(result.answers[0], Answer)
+    assert isinstance(result.answers[1], ServiceError)
     workers.close()
 
 
