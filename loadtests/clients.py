@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, cast
 from urllib.parse import urlsplit
 
 import grpc
@@ -35,8 +35,7 @@ class _Connection(asyncio.Protocol):
         self._waiter: asyncio.Future[tuple[int, dict[bytes, bytes], bytes]] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's are none by class
 
     def request(self, message: bytes) -> asyncio.Future[tuple[int, dict[bytes, bytes], bytes]]:
         assert self.transport is not None

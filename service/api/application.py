@@ -90,7 +90,8 @@ class OipApp:
         identity = dataplane.identity
         self.limits = limits
         self.description = ApiDescription(identity.name, identity.version, extra_routes)
-        front = Front.of(limits)
+        front = Front(dataplane, limits, options.base_path)
+        self.gate = front.gate
         table = [
             *RestApi(dataplane, limits, front, options.nan_as_null).routes(),
             ("GET", "/openapi.json", Scope.HEALTH, self.description.openapi),
@@ -100,7 +101,7 @@ class OipApp:
         self.routes = [Mount(options.base_path, routes=routes)] if options.base_path else routes
         self._router = Router(self.routes, redirect_slashes=False, default=_not_found)
         rpcs = GrpcApi(dataplane, limits, front).rpcs() | StandardServices(dataplane).rpcs()
-        self.grpc = GrpcFrame(rpcs, authorize, limits, options.around, front.arrivals)
+        self.grpc = GrpcFrame(rpcs, authorize, limits, options.around, front.arrivals, self.gate)
         self._known = KnownPaths()
 
     async def asgi(self, scope: Any, receive: Receive, send: Send) -> None:

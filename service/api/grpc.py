@@ -15,7 +15,7 @@ from service.api.front import Front
 from service.api.grpc_codec import CallFacts
 from service.api.grpc_frame import Rpc
 from service.api.grpc_stream import InferStream
-from service.errors import NotOffered, Overloaded
+from service.errors import NotOffered
 from service.inference.dataplane import EXTENSIONS, Dataplane
 from service.inference.limits import Limits
 from service.inference.metadata import model_metadata, statistics_json
@@ -60,11 +60,7 @@ class GrpcApi:
         return rpcs
 
     async def model_infer(self, message: Any, facts: CallFacts) -> Any:
-        try:
-            await self._front.turns.enter()
-        except Overloaded as refusal:
-            self._dataplane.turned_away(message.model_name, refusal, facts.arrival_s)
-            raise
+        await self._front.enter(message.model_name, message.model_version, facts.arrival_s)
         size = _size(message)
         with self._front.buffers.hold() as hold:
             hold.add(size)

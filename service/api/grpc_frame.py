@@ -14,11 +14,14 @@ from google.protobuf.message import DecodeError
 from service.api.around import Around, nothing_around
 from service.api.arrivals import Arrivals
 from service.api.auth import Authorizer, Scope
+from service.api.gate import Gate
 from service.api.grpc_codec import CallFacts
-from service.api.http import request_id_of
+from service.api.http import new_request_id, request_id_of
 from service.api.status import refusal
-from service.errors import InvalidRequest, PayloadTooLarge
+from service.errors import InvalidRequest, Overloaded, PayloadTooLarge
 from service.inference.limits import Limits
+
+INFER = "ModelInfer"
 
 
 class CallContext(Protocol):
@@ -54,7 +57,9 @@ class GrpcFrame:
         limits: Limits,
         around: Around = nothing_around,
         arrivals: Arrivals | None = None,
+        gate: Gate | None = None,
     ) -> None:
+        self._gate = gate
         self._arrivals = arrivals or Arrivals()
         self._rpcs = dict(rpcs)
         self._around = around
@@ -66,6 +71,12 @@ class GrpcFrame:
         return {method: rpc.streams for (owner, method), rpc in self._rpcs.items() if owner == service}
 
     async def unary(self, service: str, method: str, data: bytes, context: CallContext) -> bytes:
+        if method == INFER and self._gate is not None and self._gate.shut:
+            try:
+                self._gate.rpc(data, context.time_remaining())
+            except Overloaded as surplus:
+                _fail(context, surplus, new_request_id())
+                return b""
         rpc = self._rpcs[service, method]
         facts = self._facts(context)
         with self._around(method, facts.request_id, facts.headers):

@@ -15,7 +15,7 @@ from service.api.front import Front
 from service.api.http import JSON, Answer, Call, Endpoint
 from service.api.http_body import accepted_encoding, compress, read_body
 from service.api.json_reader import check_depth, read_json_object
-from service.errors import InvalidRequest, NotFound, NotOffered, Overloaded, Unavailable
+from service.errors import InvalidRequest, NotFound, NotOffered, Unavailable
 from service.inference.compute import server_timing
 from service.inference.contract import parse_contract
 from service.inference.dataplane import EXTENSIONS, Dataplane
@@ -81,11 +81,7 @@ class RestApi:
 
     async def infer(self, call: Call) -> Answer:
         arrival_s = self._front.arrivals.now()
-        try:
-            await self._front.turns.enter()
-        except Overloaded as refusal:
-            self._dataplane.turned_away(call.path["model"], refusal, arrival_s)
-            raise
+        await self._front.enter(*_model(call), arrival_s)
         with self._front.buffers.hold() as hold:
             body = await read_body(call.receive, call.headers, self._limits, hold)
             return await self._infer(call, body, arrival_s)

@@ -32,15 +32,16 @@ class Turns:
         self._waiting: deque[tuple[asyncio.Future[None], float]] = deque()
         self._counting = False
 
-    async def enter(self) -> None:
-        """Returns when it is this request's turn. Raises Overloaded if it does not come in time."""
+    async def enter(self) -> bool:
+        """Returns when it is this request's turn: whether it had to wait. Raises Overloaded if that takes too long."""
         if self._begun < self._a_turn and not self._waiting:
             self._begin()
-            return
+            return False
         loop = asyncio.get_running_loop()
         turn: asyncio.Future[None] = loop.create_future()
         self._waiting.append((turn, self._clock()))
         await turn
+        return True
 
     def _begin(self) -> None:
         self._begun += 1

@@ -96,9 +96,10 @@ class DrainFeasible:
         if item.floor > track.plan.min_budget and self._lateness(view, replace(item, floor=0.0)) <= 0.0:
             return self._refuse(view, item, late, ShedReason.FLOOR)
         alone_s = track.slowdown.kappa * track.plan.profile.seconds(item.floor, item.rows)
-        if view.now_s + alone_s <= item.deadline_s:  # it is the load, not the request, that makes it late
+        by_load = view.now_s + alone_s <= item.deadline_s
+        if by_load:
             self._refused_s = view.now_s
-        return self._refuse(view, item, late, ShedReason.ADMISSION)
+        return replace(self._refuse(view, item, late, ShedReason.ADMISSION), by_load=by_load)
 
     def decide(self, view: ReplicaView) -> Decision | None:
         self._now_s = view.now_s

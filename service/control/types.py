@@ -33,6 +33,7 @@ class ShedReason(StrEnum):
     FLOOR = "floor"  # the request's own floor, or pin, is what cannot be met; a lower quality might be
     EVICTED = "evicted"  # room was made for a more urgent class
     QUOTA = "quota"
+    SURPLUS = "surplus"  # unread, in a flood: see scheduling/intake.py
 
 
 class Limit(StrEnum):
@@ -129,12 +130,16 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """Answer to an arrival. evicted: queued items to shed to make room (with ShedReason.EVICTED)."""
+    """Answer to an arrival. evicted: queued items to shed to make room (with ShedReason.EVICTED).
+
+    by_load: refused for what is queued, not for what it asks itself: whoever comes next will fare no better.
+    """
 
     ok: bool
     retry_after_s: float = 0.0
     reason: ShedReason | None = None
     evicted: tuple[QueuedItem, ...] = ()
+    by_load: bool = False
 
 
 ADMITTED = Admission(ok=True)

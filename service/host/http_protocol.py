@@ -8,17 +8,76 @@ from typing import Any
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from service.api.gate import MORE, Gate
 from service.inference.limits import Limits
+
+MAX_HOLD_S = 1.0
+
+
+class GatedProtocol(HttpToolsProtocol):  # type: ignore[misc]
+    """Refuses the surplus of a flood before it is parsed. `gate` is set by whoever makes the class."""
+
+    gate: Gate
+    _within_message = False
+    _held = b""  # the beginning of a request that the gate has not seen the end of
+    _release: asyncio.TimerHandle | None = None
+
+    def data_received(self, data: bytes) -> None:
+        if not self._held and (not self.gate.shut or self._within_message or self._busy):
+            super().data_received(data)
+            return
+        data = self._take_back() + data
+        answer = self.gate.http(data)
+        if answer is None:
+            super().data_received(data)
+        elif answer is MORE:
+            self._held = data
+            self._release = self.loop.call_later(MAX_HOLD_S, self._let_through)
+        else:  # the keep-alive timer runs on, from the last request that was read
+            self.transport.write(answer)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._take_back()
+        super().connection_lost(exc)
+
+    def on_message_begin(self) -> None:
+        self._within_message = True
+        super().on_message_begin()
+
+    def on_message_complete(self) -> None:
+        self._within_message = False
+        super().on_message_complete()
+
+    @property
+    def _busy(self) -> bool:
+        """Whether the last request that was read is still to be answered."""
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _let_through(self) -> None:
+        """Whoever sends slowly is for the parser, with its own limits of time."""
+        super().data_received(self._take_back())
+
+    def _take_back(self) -> bytes:
+        held, self._held = self._held, b""
+        if self._release is not None:
+            self._release.cancel()
+            self._release = None
+        return held
+
+
+def gated_protocol(gate: Gate) -> Any:
+    """The protocol class for a server behind a proxy, which bounds headers and connections."""
+    return type("GatedProtocol", (GatedProtocol,), {"gate": gate})
 
 
 class HeadersTooLarge(httptools.HttpParserError):  # type: ignore[misc]
     """Stops the parser; answered with 431."""
 
 
-def bounded_protocol(limits: Limits) -> Any:
+def bounded_protocol(limits: Limits, gate: Gate) -> Any:
     """The protocol class for `uvicorn.Config(http=...)`."""
 
-    class BoundedProtocol(HttpToolsProtocol):  # type: ignore[misc]
+    class BoundedProtocol(gated_protocol(gate)):  # type: ignore[misc]
         _header_timer: asyncio.TimerHandle | None = None
         _header_bytes = 0
 

@@ -7,17 +7,24 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
 from ray import serve
+from uvicorn.config import HTTP_PROTOCOLS
 
+from service.api.gate import Gate
 from service.api.grpc_frame import CallContext
 from service.config import Settings
 from service.host import shortcut
 from service.host.accepting import accept_all
 from service.host.coordinator import ActorSource, SetPoints, SetPointSource, follow
+from service.host.http_protocol import gated_protocol
 from service.host.mounting import STREAMS, UNARY, RawMessage, ReplicaContext
 
 
 class Replica(Protocol):
     """What a replica hosts: the protocol app, free of Ray, with what operators and the autoscaler want of it."""
+
+    @property
+    def gate(self) -> Gate:
+        """Refuses the surplus of a flood before it is parsed."""
 
     async def asgi(self, scope: Any, receive: Any, send: Any) -> None: ...
 
@@ -63,6 +70,7 @@ class ModelServer:
         self._replica = await factory(settings, source)
         shortcut.host(self._replica)
         accept_all(asyncio.get_running_loop())  # Ray Serve makes its HTTP server on it next
+        HTTP_PROTOCOLS["auto"] = gated_protocol(self._replica.gate)  # and takes uvicorn's default protocol
         self._following = asyncio.create_task(follow(source, self._replica.steer))
 
     def __serve_build_asgi_app__(self) -> AsgiEntry:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from service.api.application import OipApp
+from service.api.gate import Gate
 from service.api.grpc_frame import CallContext
 from service.engine.client import Engine
 from service.host.coordinator import SetPoints
@@ -44,6 +45,10 @@ class ServiceReplica:
     @property
     def app(self) -> OipApp:
         return self._parts.app
+
+    @property
+    def gate(self) -> Gate:
+        return self._parts.app.gate
 
     async def asgi(self, scope: Any, receive: Any, send: Any) -> None:
         await self._parts.app.asgi(scope, receive, send)

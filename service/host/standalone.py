@@ -81,7 +81,7 @@ def _http_config(app: OipApp, tls: TlsSettings | None) -> uvicorn.Config:
 
     return uvicorn.Config(
         asgi,
-        http=bounded_protocol(app.limits),
+        http=bounded_protocol(app.limits, app.gate),
         ws="none",
         lifespan="on",
         log_config=None,

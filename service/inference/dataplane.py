@@ -186,10 +186,26 @@ class Dataplane:
             observer.answered(work, completion, latency_s)
         return InferResponse(spec.name, spec.version, request.id, answer, compute_parameters(completion))
 
-    def turned_away(self, name: str, error: Overloaded, arrival_s: float) -> None:
+    @property
+    def flooded(self) -> bool:
+        """Whether `turns_away` can be true of any request."""
+        return self._executor.flooded
+
+    def turns_away(self, name: str, version: str, timeout_s: float | None, error: Overloaded) -> bool:
+        """Whether one more request is surplus; then it is counted as refused with `error`. timeout_s: its time."""
+        try:
+            spec = self._find(name, version).spec
+        except ServiceError:  # for the long way to answer
+            return False
+        if self._executor.takes(spec.name, spec.version, timeout_s):
+            return False
+        self._tell_refused(spec, error, 0.0)
+        return True
+
+    def turned_away(self, name: str, version: str, error: Overloaded, arrival_s: float) -> None:
         """Count a request that was refused before it was read. A name that no model has is nobody's statistics."""
         with contextlib.suppress(ServiceError):
-            spec = self._find(name, "").spec
+            spec = self._find(name, version).spec
             self._executor.count_shed(spec.name, spec.version, error.reason)
             self._tell_refused(spec, error, time.monotonic() - arrival_s)
 

@@ -19,6 +19,16 @@ from service.types import Completion, LimitedBy, Work
 class Executor(Protocol):
     """Runs admitted work. Cancelling `submit` frees whatever the work holds."""
 
+    @property
+    def flooded(self) -> bool:
+        """Whether some model is asked for more than it can answer; else `takes` is always true."""
+
+    def takes(self, name: str, version: str, timeout_s: float | None) -> bool:
+        """Whether one more request for a model is worth reading; one that is not is counted as shed.
+
+        timeout_s: the time it has, None = the model's default.
+        """
+
     def count_shed(self, name: str, version: str, reason: str) -> None:
         """A request for this model was refused before it could become work."""
 
@@ -35,6 +45,13 @@ class DirectExecutor:
     def __init__(self, find_model: Callable[[str, str], ServableModel], num_threads: int = 1) -> None:
         self._find_model = find_model
         self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="direct")
+
+    @property
+    def flooded(self) -> bool:
+        return False
+
+    def takes(self, name: str, version: str, timeout_s: float | None) -> bool:
+        return True
 
     def count_shed(self, name: str, version: str, reason: str) -> None:
         """Nothing is counted here."""

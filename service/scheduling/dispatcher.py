@@ -141,6 +141,7 @@ class Dispatcher:
         now = self._clock()
         self._running.remove(running)
         hosted, entries = running.hosted, running.entries
+        hosted.intake.answered(len(entries))
         if not result.retried:
             on_time = sum(now <= entry.due_s for entry in entries)
             late = len(entries) - on_time

@@ -12,6 +12,7 @@ from service.control.profile import ServiceProfile
 from service.control.types import Decision, Limit, ModelPlan, QueuedItem, ShedReason, priority_class
 from service.errors import Overloaded, ServiceError
 from service.host.coordinator import Mode, SetPoints
+from service.scheduling.intake import Intake
 from service.scheduling.reply import ReplyDelay
 from service.telemetry.model_metrics import ModelMetrics
 from service.types import Completion, DeadlinePolicy, LimitedBy, Quality, Work
@@ -68,8 +69,9 @@ class Entry:
 class HostedModel:
     """A loaded model with its queue, its plan for the control law and its counters."""
 
-    def __init__(self, model: ServableModel, profile: ServiceProfile, metrics: ModelMetrics) -> None:
+    def __init__(self, model: ServableModel, profile: ServiceProfile, metrics: ModelMetrics, intake: Intake) -> None:
         self.model = model
+        self.intake = intake
         self.key = model_key(model.spec.name, model.spec.version)
         self.profile = profile
         self.metrics = metrics
@@ -92,6 +94,10 @@ class HostedModel:
     @property
     def default_deadline_s(self) -> float:
         return self.model.spec.default_deadline_s
+
+    def timeout_s(self, wanted_s: float | None) -> float:
+        """How long a request may take that asks for that."""
+        return self.default_deadline_s if wanted_s is None else wanted_s
 
     def enter(self) -> None:
         self.num_pending += 1
@@ -126,7 +132,7 @@ class HostedModel:
         """
         contract = work.contract
         floor, ceiling = self._bounds(contract.quality, contract.deadline_policy)
-        timeout_s = self.default_deadline_s if contract.timeout_s is None else contract.timeout_s
+        timeout_s = self.timeout_s(contract.timeout_s)
         return QueuedItem(
             model=self.key,
             deadline_s=work.arrival_s + timeout_s - reply.of(timeout_s),

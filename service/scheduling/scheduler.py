@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from service.host.coordinator import Mode, SetPoints
 from service.scheduling.demand import DemandReport
 from service.scheduling.dispatcher import Dispatcher
 from service.scheduling.hosted import Entry, HostedModel, model_key, priority_label
+from service.scheduling.intake import Intake
 from service.scheduling.waiting import WaitingRoom
 from service.scheduling.worker import Workers
 from service.telemetry.gauges import GaugePublisher
@@ -33,6 +35,7 @@ from service.types import Completion, Work
 log = logging.getLogger(__name__)
 
 DRAINING = "draining"
+NORMAL_PRIORITY = priority_label(0)
 MIN_RETRY_S = 0.1  # nobody is told to come back at once
 
 
@@ -83,6 +86,7 @@ class Scheduler:
         self.demand = DemandReport(self._policy, self._models, workers.num_workers, clock)
         self._set_points = SetPoints()
         self._sequence = 0
+        self._flooded_until_s = -math.inf
         self._draining = False
 
     def add_model(self, model: ServableModel, profile: ServiceProfile, adaptive: bool = True) -> None:
@@ -91,7 +95,7 @@ class Scheduler:
         adaptive: False keeps it at its highest budget, for a profile that cannot be trusted.
         """
         spec = model.spec
-        hosted = HostedModel(model, profile, ModelMetrics(self._metrics, spec.name, spec.version))
+        hosted = HostedModel(model, profile, ModelMetrics(self._metrics, spec.name, spec.version), Intake(self._clock))
         hosted.adaptive = adaptive
         hosted.obey(self._set_points)
         replaced = self._models.get(hosted.key)
@@ -169,9 +173,24 @@ class Scheduler:
             self._waiting.cancel(entry)
             raise
 
+    @property
+    def flooded(self) -> bool:
+        """Whether the load of some model was refused just now."""
+        return self._clock() < self._flooded_until_s
+
+    def takes(self, name: str, version: str, timeout_s: float | None) -> bool:
+        """Whether one more request is worth reading, see `intake`. One that is takes its place."""
+        hosted = self._hosted(name, version)
+        if hosted.intake.takes(hosted.timeout_s(timeout_s), hosted.num_pending == 0):
+            return True
+        hosted.metrics.count_shed(NORMAL_PRIORITY, ShedReason.SURPLUS)
+        return False
+
     def count_shed(self, name: str, version: str, reason: str) -> None:
-        """A request of unknown priority was refused before it was read."""
-        self._hosted(name, version).metrics.count_shed(priority_label(0), reason)
+        """A request of unknown priority was refused because more arrive than the loop can read: a flood."""
+        hosted = self._hosted(name, version)
+        hosted.metrics.count_shed(NORMAL_PRIORITY, reason)
+        self._flood(hosted, hosted.default_deadline_s)
         self._gauges.touch()
 
     def _accept(self, work: Work) -> Entry:
@@ -183,7 +202,7 @@ class Scheduler:
             item = hosted.item(work, self._sequence, self._dispatcher.reply)
             settle = self._charge(hosted, item, work.contract.tenant) if self._quota else None
             try:
-                self._admit(item)
+                self._admit(item, hosted, work)
             except Overloaded:
                 if settle is not None:
                     settle(0.0)
@@ -208,18 +227,26 @@ class Scheduler:
             raise Overloaded("the compute quota is used up", max(MIN_RETRY_S, retry_after_s), ShedReason.QUOTA)
         return lambda spent: quota.settle(tenant, expected, spent, self._clock())
 
-    def _admit(self, item: QueuedItem) -> None:
+    def _admit(self, item: QueuedItem, hosted: HostedModel, work: Work) -> None:
         if len(self._waiting) >= self._limits.max_queue:
             rate = max(self._policy.state(item.model).arrival_rate, 1.0)
             retry_after_s = min(30.0, max(1.0, len(self._waiting) / rate))
+            self._flood(hosted, hosted.timeout_s(work.contract.timeout_s))
             raise Overloaded("the queue is full", retry_after_s, ShedReason.QUEUE_FULL)
         admission = self._policy.admit(self._dispatcher.view(), item)
         if not admission.ok:
             reason = admission.reason or ShedReason.ADMISSION
             retry_after_s = max(MIN_RETRY_S, admission.retry_after_s)
+            if admission.by_load:
+                self._flood(hosted, hosted.timeout_s(work.contract.timeout_s))
             raise Overloaded("the deadline cannot be met now", retry_after_s, reason)
         for evicted in admission.evicted:
             self._waiting.shed(evicted, ShedReason.EVICTED)
+
+    def _flood(self, hosted: HostedModel, timeout_s: float) -> None:
+        """More is asked for than can be answered: until that ends, the surplus should be refused unread."""
+        hosted.intake.refused(timeout_s)
+        self._flooded_until_s = max(self._flooded_until_s, hosted.intake.until_s)
 
     def _count_verdict(self, model: str, verdict: Verdict) -> None:
         if model in self._models:

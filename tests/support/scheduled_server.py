@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -21,7 +22,7 @@ from service.inference.readiness import Readiness
 from service.inference.repository import LiveRepository
 from service.scheduling.profiler import Effort, measure
 from service.scheduling.scheduler import Scheduler
-from service.scheduling.worker import ThreadWorkers
+from service.scheduling.worker import ThreadWorkers, Workers
 from service.telemetry.metrics import Metrics
 
 
@@ -46,11 +47,13 @@ class ScheduledServer:
 
 
 @asynccontextmanager
-async def scheduled_server(model: ServableModel, num_workers: int = 1) -> AsyncIterator[ScheduledServer]:
-    """Serve `model` on free ports, profiled on the spot, until the context is left."""
+async def scheduled_server(
+    model: ServableModel, workers: Workers | None = None, clock: Callable[[], float] = time.monotonic
+) -> AsyncIterator[ScheduledServer]:
+    """Serve `model` on free ports, profiled on the spot, until the context is left. clock: of the scheduler alone."""
     registry = CollectorRegistry()
     metrics = Metrics(registry, [model.spec.default_deadline_s])
-    scheduler = Scheduler(DrainFeasible(), ThreadWorkers(num_workers), metrics)
+    scheduler = Scheduler(DrainFeasible(), workers or ThreadWorkers(1), metrics, clock=clock)
 
     profile = fit_profile(measure(model, Effort(0.2))).profile
 

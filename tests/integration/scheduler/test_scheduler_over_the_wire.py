@@ -12,6 +12,7 @@ import pytest
 import tritonclient.grpc.aio as triton_grpc
 from prometheus_client.parser import text_string_to_metric_families
 
+from service.scheduling.worker import ThreadWorkers
 from service.types import Contract, DeadlinePolicy, LimitedBy, Quality, Work
 from tests.support.gated_numpy import GatedNumpy
 from tests.support.scheduled_server import ScheduledServer, scheduled_server
@@ -78,7 +79,7 @@ def test_metrics_are_exactly_the_sum_of_what_the_answers_say() -> None:
     model = GatedNumpy(deadline_s=60.0)
 
     async def scenario() -> tuple[list[dict[str, Any]], dict[str, float]]:
-        async with scheduled_server(model, num_workers=2) as server:
+        async with scheduled_server(model, ThreadWorkers(2)) as server:
             return await ask_many(server)
 
     answers, totals = asyncio.run(scenario())
@@ -104,7 +105,7 @@ def test_concurrent_answers_over_both_protocols_are_what_the_model_says_to_each_
     model = GatedNumpy(deadline_s=60.0)
 
     async def scenario() -> list[dict[str, Any]]:
-        async with scheduled_server(model, num_workers=2) as server:
+        async with scheduled_server(model, ThreadWorkers(2)) as server:
             return (await ask_many(server))[0]
 
     for i, answer in enumerate(asyncio.run(scenario())):

@@ -1,0 +1,74 @@
+"""How much of a flood is read: about what is answered, never nothing, and all of it again when the flood is over."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.scheduling.intake import HOLD_S, PROBE_RATIO, TRICKLE, TRICKLE_S, Intake
+from tests.support.manual import ManualClock
+
+TIMEOUT_S = 0.1
+
+
+def flooded_intake() -> tuple[Intake, ManualClock]:
+    clock = ManualClock()
+    intake = Intake(clock)
+    intake.refused(TIMEOUT_S)
+    return intake, clock
+
+
+def taken(intake: Intake, offered: int, idle: bool = False) -> int:
+    return sum([intake.takes(TIMEOUT_S, idle) for _ in range(offered)])
+
+
+def test_without_a_refusal_everything_is_read() -> None:
+    assert taken(Intake(ManualClock()), 1000) == 1000
+
+
+@given(st.lists(st.tuples(st.integers(0, 200), st.integers(0, 32)), max_size=50))
+def test_in_a_flood_hardly_more_is_read_than_is_answered(steps: list[tuple[int, int]]) -> None:
+    intake, _ = flooded_intake()
+    read = answered = 0
+    for offered, batch in steps:
+        read += taken(intake, offered)
+        intake.answered(batch)
+        answered += batch
+        assert read <= (1 + PROBE_RATIO) * answered
+
+
+def test_room_that_nobody_used_is_not_saved_for_a_burst() -> None:
+    intake, _ = flooded_intake()
+    for _ in range(100):
+        intake.answered(10)
+    assert taken(intake, 1000) == int(10 + 10 * (1 + PROBE_RATIO))
+
+
+def test_who_has_more_time_than_all_that_were_refused_is_read() -> None:
+    intake, _ = flooded_intake()
+    assert not intake.takes(TIMEOUT_S, idle=False)
+    assert intake.takes(2 * TIMEOUT_S, idle=False)
+    intake.refused(2 * TIMEOUT_S)
+    assert not intake.takes(2 * TIMEOUT_S, idle=False)
+
+
+def test_a_model_with_nothing_to_do_is_given_work_now_and_then() -> None:
+    intake, clock = flooded_intake()
+    assert taken(intake, 1000, idle=True) == TRICKLE
+    clock.now_s += 1.1 * TRICKLE_S
+    assert taken(intake, 1000, idle=True) == TRICKLE
+
+
+def test_the_flood_is_over_when_nothing_was_refused_for_a_while() -> None:
+    intake, clock = flooded_intake()
+    intake.answered(32)
+    clock.now_s += 0.9 * HOLD_S
+    assert intake.flooded
+    intake.refused(TIMEOUT_S)
+    clock.now_s += 0.9 * HOLD_S
+    assert intake.flooded
+    clock.now_s += 0.2 * HOLD_S
+    assert not intake.flooded
+    assert taken(intake, 1000) == 1000
+    intake.refused(TIMEOUT_S)  # another one: what the last one left is forgotten
+    assert taken(intake, 1000) == 0
