@@ -56,8 +56,8 @@ def test_who_waited_too_long_is_refused() -> None:
         await one_turn()
         clock.now_s += 2 * PATIENCE_S
         results = await asyncio.gather(*tasks, return_exceptions=True)
-        assert results[0] is None
-        assert results[2] is None  # the newest had its turn before the oldest was given up
+        assert results[0] is False  # it did not wait
+        assert results[2] is True  # the newest had its turn before the oldest was given up
         refused = results[1]
         assert isinstance(refused, Overloaded)
         assert refused.reason == REASON
