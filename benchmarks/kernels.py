@@ -46,12 +46,16 @@ def main(
     rounds: Annotated[int, typer.Option(min=1, help="Most rounds a case.")] = 400,
     seconds: Annotated[float | None, typer.Option(min=0.01, help="Time a case; default .4, with --quick .25.")] = None,
     compiled: Annotated[bool, typer.Option("--compile/--no-compile", help="Also time torch.compile.")] = True,
+    shape: Annotated[list[str] | None, typer.Option(help="Only these shapes, e.g. 384x1536; may be repeated.")] = None,
+    mask: Annotated[list[str] | None, typer.Option(help="Only these regimes, e.g. own; may be repeated.")] = None,
+    rows: Annotated[list[int] | None, typer.Option(help="Only so many rows; may be repeated.")] = None,
 ) -> None:
     """Speed-up over dense and share of the ideal 1/(density + gate share), for every regime, on this machine."""
     console = Console() if Console().is_terminal else Console(width=TABLE_WIDTH)
     torch.set_num_threads(1)
     baseline = DenseBaseline(compiled, console)
-    cases = list(_cases(quick))
+    wanted = ((shape, "shape"), (mask, "mask"), (rows, "rows"))
+    cases = [c for c in _cases(quick) if all(not only or getattr(c, name) in only for only, name in wanted)]
     records: list[Record] = []
     limit = seconds or (0.25 if quick else 0.4)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())

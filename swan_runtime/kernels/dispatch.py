@@ -10,7 +10,7 @@ import platform
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -31,8 +31,10 @@ from swan_runtime.kernels.weights import GluWeights, MlpWeights
 log = logging.getLogger(__name__)
 
 _STEPS = 64
-_REPEATS = 5
-_SECONDS_PER_POINT = 0.02
+_LEAST_ROUNDS = 3
+_IDLE_ROUNDS = 4  # rounds without a gain after which the best is believed
+_BETTER = 0.97
+_SECONDS_PER_ROWS = 0.15  # at most, for all kernels and densities at one number of rows
 _lock = threading.Lock()
 
 Packed = MlpWeights | GluWeights | ConvWeights | InputWeights
@@ -81,9 +83,11 @@ class Choice:
 def candidates(kind: Kind) -> dict[str, str]:
     """Kernel -> reason why it does not apply on this machine; empty = it applies."""
     native = library() is not None
+    slower = "the native library is loaded and does the same work faster" if native else ""
     against = {
         "native": "" if native else "the native library is not available (no C compiler, or an unknown CPU)",
-        "numba": "the native library is loaded and does the same work faster" if native else "",
+        "numba": slower,
+        "gather": slower,
         "reference": "the oracle: never chosen, only asked for by name",
     }
     return {kernel: against.get(kernel, "") for kernel in kind.kernels}
@@ -191,10 +195,11 @@ def measure(w: Packed, kind: Kind, threads: int, size: tuple[int, int] = (0, 0))
         for rows in kind.rows:
             run = _call(w, kind, rows, threads, size, generator)
             draw = torch.rand(kind.masks(rows), w.units, generator=generator)
+            # Dense work does not depend on the mask: one density stands for all.
+            points = [(name, d) for name in names for d in ((1.0,) if name == "dense" else kind.densities)]
+            best = _best(run, [(name, draw < density) for name, density in points])
             for name in names:
-                # Dense work does not depend on the mask: one density stands for all.
-                measured = (1.0,) if name == "dense" else kind.densities
-                line = tuple(_best(run, name, draw < density) for density in measured)
+                line = tuple(b for (of, _), b in zip(points, best, strict=True) if of == name)
                 seconds[name].append(line * len(kind.densities) if name == "dense" else line)
     return CostTable(kind.rows, kind.densities, {name: tuple(grid) for name, grid in seconds.items()})
 
@@ -213,18 +218,27 @@ def _call(w: Packed, kind: Kind, rows: int, threads: int, size: tuple[int, int],
     return lambda kernel, mask: own.run(kernel, w, x, mask, threads)
 
 
-def _best(run: Run, kernel: str, mask: Tensor) -> float:
-    """Best of a few runs, stopped early when they are slow. The first one warms up."""
+def _best(run: Run, calls: Sequence[tuple[str, Tensor]]) -> list[float]:
+    """Best seconds of each call, in interleaved rounds: another process that is busy for a moment slows all of them.
+
+    Rounds go on until a few in a row have found nothing better, or time is up.
+    """
+    best = [float("inf")] * len(calls)
+    end, idle, rounds = time.perf_counter() + _SECONDS_PER_ROWS, 0, 0
+    while rounds < _LEAST_ROUNDS or (idle < _IDLE_ROUNDS and time.perf_counter() < end):
+        found = [_seconds(run, kernel, mask) for kernel, mask in calls]
+        better = any(new < old * _BETTER for new, old in zip(found, best, strict=True))
+        best = [min(pair) for pair in zip(found, best, strict=True)]
+        idle, rounds = 0 if better else idle + 1, rounds + 1
+    return [max(value, 1e-9) for value in best]
+
+
+def _seconds(run: Run, kernel: str, mask: Tensor) -> float:
+    """The second of two calls: the first one refills the caches that other kernels emptied."""
     run(kernel, mask)
-    best, end = float("inf"), time.perf_counter() + _SECONDS_PER_POINT
-    for _ in range(_REPEATS):
-        start = time.perf_counter()
-        run(kernel, mask)
-        now = time.perf_counter()
-        best = min(best, now - start)
-        if now > end:
-            break
-    return max(best, 1e-9)
+    start = time.perf_counter()
+    run(kernel, mask)
+    return time.perf_counter() - start
 
 
 @cache

@@ -36,6 +36,12 @@ def dense(w: InputWeights, x: Tensor, mask: Tensor | None, dropped: Tensor | Non
         if dropped is not None:
             dropped.zero_()
         return
+    loaded = library()
+    if loaded is not None:
+        kept = torch.empty_like(x)
+        loaded.keep(w, x, mask, dropped, kept)
+        torch.addmm(w.down_bias, kept, w.down_t, out=y)
+        return
     torch.addmm(w.down_bias, (x - w.mean).mul_(mask), w.down_t, out=y)
     _drop(w, x, mask, dropped)
 

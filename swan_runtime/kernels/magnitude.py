@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from swan_runtime.kernels import dispatch, inputs, rows
 from swan_runtime.kernels.activations import activate
 from swan_runtime.kernels.checks import check_tensor, check_threads
 from swan_runtime.kernels.dispatch import check_kernel, density
+from swan_runtime.kernels.linear import linear
 from swan_runtime.kernels.lowrank import GateMask, NativeMask, native_result, selection, threshold_mask
 from swan_runtime.kernels.magnitude_weights import CatsWeights, InputWeights
 from swan_runtime.kernels.native import library
@@ -33,8 +33,7 @@ def magnitude_mask(
 
 def cats_branch(x: Tensor, w: CatsWeights) -> Tensor:
     """x float32 [B, D] -> the dense branch before its activation [B, F]."""
-    x = check_tensor(x, "x", torch.float32, (None, w.block.inputs))
-    return F.linear(x, w.branch, w.branch_bias)
+    return linear(x, w.branch)
 
 
 class MagnitudeResult(NamedTuple):

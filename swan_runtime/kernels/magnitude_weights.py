@@ -9,19 +9,18 @@ from torch import Tensor
 
 from swan_runtime.kernels.activations import check_activation
 from swan_runtime.kernels.packing import HalfMatrices, fold, frozen, halves, pack_down
-from swan_runtime.kernels.weights import MlpWeights
+from swan_runtime.kernels.weights import LinearWeights, MlpWeights
 
 
 @dataclass(frozen=True, eq=False)
 class CatsWeights:
     """y = down_bias + sum over active units j of (act(branch[j] . x) * (up[j] . x + up_bias[j]) - mean[j]) * down_t[j].
 
-    branch [F, D] and branch_bias [F] run densely; a unit's score is |act(branch)| * weight. block: up and down, with
+    branch [F, D] runs densely; a unit's score is |act(branch)| * weight. block: up and down, with
     the identity as activation, whose values the branch scales.
     """
 
-    branch: Tensor
-    branch_bias: Tensor
+    branch: LinearWeights
     weight: Tensor
     activation: str
     block: MlpWeights
@@ -43,9 +42,9 @@ class CatsWeights:
         """
         block = MlpWeights.pack(*up, *down, mean, activation="identity", half=half)
         matrix = frozen(branch[0], "branch", (block.units, block.inputs))
+        bias = frozen(branch[1], "branch_bias", (block.units,))
         return CatsWeights(
-            branch=matrix,
-            branch_bias=frozen(branch[1], "branch_bias", (block.units,)),
+            branch=LinearWeights(matrix, bias),
             weight=block.mean.new_ones(block.units) if weight is None else frozen(weight, "weight", (block.units,)),
             activation=check_activation(activation),
             block=block,

@@ -17,6 +17,21 @@ from swan_runtime.kernels.packing import TILE, HalfMatrices, frozen, halves, pac
 
 
 @dataclass(frozen=True, eq=False)
+class LinearWeights:
+    """A plain linear layer: matrix [F, D], bias [F]."""
+
+    matrix: Tensor
+    bias: Tensor
+    cache: dict[Any, Any] = field(default_factory=dict, repr=False)
+
+    @staticmethod
+    def pack(matrix: Tensor, bias: Tensor | None) -> LinearWeights:
+        """From an nn.Linear's weight and bias; None: zeros."""
+        rows = frozen(matrix, "matrix", (None, None))
+        return LinearWeights(rows, frozen(bias, "bias", (rows.shape[0],)))
+
+
+@dataclass(frozen=True, eq=False)
 class MlpWeights:
     """y = down_bias + sum over active units j of (act(up[j] . x + up_bias[j]) - mean[j]) * down_t[j].
 

@@ -11,8 +11,20 @@ import sys
 import tempfile
 from pathlib import Path
 
-SOURCES = ("rows.c", "single.c", "few.c", "many.c", "gate.c", "magnitude.c", "conv.c", "channels.c", "shared.c")
-HEADERS = ("vec.h", "rows.h", "conv.h")
+SOURCES = (
+    "rows.c",
+    "single.c",
+    "few.c",
+    "many.c",
+    "gate.c",
+    "magnitude.c",
+    "conv.c",
+    "channels.c",
+    "panels.c",
+    "shared.c",
+    "linear.c",
+)
+HEADERS = ("vec.h", "rows.h", "conv.h", "panels.h")
 PACKAGED = Path(__file__).parent / "built"
 
 _COMMON = ("-O3", "-std=gnu11", "-fPIC", "-shared", "-fvisibility=hidden", "-fno-math-errno")

@@ -6,7 +6,6 @@ import ctypes
 import functools
 import logging
 import threading
-from collections.abc import Sequence
 from ctypes import POINTER, byref, c_int64, c_void_p
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +22,7 @@ from swan_runtime.kernels.native import structures
 from swan_runtime.kernels.native.build import PACKAGED, LibraryUnavailable, build, file_name
 from swan_runtime.kernels.native.structures import ChannelChoice, fields
 from swan_runtime.kernels.packing import HalfMatrices
-from swan_runtime.kernels.weights import GateWeights, GluWeights, MlpWeights
+from swan_runtime.kernels.weights import GateWeights, GluWeights, LinearWeights, MlpWeights
 
 log = logging.getLogger(__name__)
 
@@ -92,10 +91,9 @@ class Library:
         self._scores = _function(loaded, "swan_scores", POINTER(Gate), c_void_p, c_int64, c_void_p)
         self._finish = _function(loaded, "swan_finish", POINTER(Block), c_int64, c_void_p, c_void_p, c_void_p)
         self._shared = _function(loaded, "swan_shared", POINTER(Block), c_void_p, c_void_p, c_int64, c_void_p, c_void_p)
-        self._gather = _function(loaded, "swan_gather", POINTER(Block), *[c_void_p] * 5)
-        self._finish_turned = _function(
-            loaded, "swan_finish_turned", POINTER(Block), c_int64, c_int64, c_void_p, c_void_p, c_void_p
-        )
+        self._dense = _function(loaded, "swan_dense", POINTER(Block), c_void_p, c_int64, *[c_void_p] * 3)
+        self._linear = _function(loaded, "swan_linear", POINTER(Block), c_void_p, c_int64, c_void_p)
+        self._keep = _function(loaded, "swan_keep", POINTER(Block), c_void_p, c_int64, *[c_void_p] * 3)
         self._conv = _function(
             loaded, "swan_conv", POINTER(structures.Conv), c_void_p, c_int64, c_void_p, c_void_p, c_int64, c_void_p
         )
@@ -153,18 +151,21 @@ class Library:
         pointers = x.data_ptr(), offsets.data_ptr(), mask.shape[0], mask.data_ptr(), y.data_ptr()
         _check(self._shared(_block(w, half=False), *pointers))
 
-    def gather(self, w: MlpWeights | GluWeights, mask: Tensor, room: Sequence[int]) -> int:
-        """Copy the rows of mask's active units [F]; returns their number.
+    def dense(
+        self, w: MlpWeights | GluWeights, x: Tensor, mask: Tensor | None, y: Tensor, scale: Tensor | None = None
+    ) -> None:
+        """As `rows`, without skipping; mask None: every unit is active."""
+        block = _block(w, half=False)
+        _check(self._dense(block, x.data_ptr(), x.shape[0], _pointer(mask), _pointer(scale), y.data_ptr()))
 
-        room: addresses of up [F, D], linear [F, D] (GLU), down [F, O], constants [3, F]: biases of both, and means.
-        """
-        count: int = self._gather(_block(w, half=False), mask.data_ptr(), *room)
-        return count
+    def linear(self, w: LinearWeights, x: Tensor, y: Tensor) -> None:
+        """y [B, F] of x [B, D]."""
+        _check(self._linear(_linear_block(w), x.data_ptr(), x.shape[0], y.data_ptr()))
 
-    def finish_turned(self, w: MlpWeights | GluWeights, constants: int, linear: Tensor | None, h: Tensor) -> None:
-        """In place on h [count, rows]: act(h + bias) [* (linear + bias)] - mean, constants as `gather` left them."""
-        count, rows = h.shape
-        self._finish_turned(_block(w, half=False), count, rows, constants, _pointer(linear), h.data_ptr())
+    def keep(self, w: InputWeights, x: Tensor, mask: Tensor, dropped: Tensor | None, out: Tensor) -> None:
+        """out [B, F] = x - mean where mask bool [B, F] is set, else 0; dropped: as in `inputs`."""
+        pointers = mask.data_ptr(), _pointer(dropped), out.data_ptr()
+        self._keep(_input_block(w), x.data_ptr(), x.shape[0], *pointers)
 
     def scores(self, gate: GateWeights, x: Tensor, scores: Tensor) -> None:
         """scores [B, F] of x [B, D]."""
@@ -244,6 +245,14 @@ def _input_block(w: InputWeights) -> Any:
             down_bias=w.down_bias.data_ptr(),
             mean=w.mean.data_ptr(),
         )
+    return w.cache["native"]
+
+
+def _linear_block(w: LinearWeights) -> Any:
+    if "native" not in w.cache:
+        units, inputs = w.matrix.shape
+        pointers = {"up": w.matrix.data_ptr(), "up_bias": w.bias.data_ptr()}
+        w.cache["native"] = Block(units=units, inputs=inputs, **pointers)
     return w.cache["native"]
 
 

@@ -50,7 +50,7 @@ static void mask_bits(const uint8_t *mask, int rows, int64_t units, uint64_t *bi
         for (int64_t j = 0; j < units; j++) bits[j] |= (uint64_t)(mask[r * units + j] != 0) << r;
 }
 
-static int mask_index(const uint8_t *mask, int64_t units, int32_t *index) {
+int swan_mask_index(const uint8_t *mask, int64_t units, int32_t *index) {
     int active = 0;
     for (int64_t j = 0; j < units; j++) {
         index[active] = (int32_t)j;
@@ -74,7 +74,7 @@ API int64_t swan_rows(const struct block *b, const float *x, int64_t rows, const
 
 void swan_masked(const struct block *b, const float *x, int rows, const uint8_t *mask, struct work *w, float *y) {
     if (rows == 1) {
-        swan_single(b, x, mask_index(mask, b->units, w->index), w, y);
+        swan_single(b, x, swan_mask_index(mask, b->units, w->index), w, y);
     } else if (rows <= PASS) {
         mask_bits(mask, rows, b->units, w->bits);
         swan_few(b, x, rows, w, y);

@@ -66,6 +66,9 @@ void swan_sparse_down(const struct block *b, const float *x, int rows, const uin
 /* w->index[0..kept) and w->value of units -> y [O]. */
 void swan_single_down(const struct block *b, int kept, struct work *w, float *y);
 
+/* The active units of one row's mask, ascending; returns their number. `index`: room for `units`. */
+int swan_mask_index(const uint8_t *mask, int64_t units, int32_t *index);
+
 INLINE void swan_append(struct work *w, int row, int32_t unit, float value) {
     /* Branch-free: a value of 0 is overwritten by the next one and costs the down product nothing. */
     int64_t at = row * w->stride + w->count[row];

@@ -24,7 +24,12 @@ typedef uint16_t vh_any __attribute__((vector_size(VECTOR_BYTES / 2), aligned(2)
 
 INLINE vf load(const float *p) { return *(const vf_any *)p; }
 INLINE void store(float *p, vf v) { *(vf_any *)p = v; }
-INLINE vf all(float a) { return (vf){0} + a; }
+/* Not {0} + a: without -ffast-math that is an addition and a shuffle on the ports that multiply. */
+#if VL == 16
+INLINE vf all(float a) { return (vf)_mm512_set1_ps(a); }
+#else
+INLINE vf all(float a) { return (vf)_mm256_set1_ps(a); }
+#endif
 INLINE vf pick(vi mask, vf yes, vf no) { return (vf)(((vi)yes & mask) | ((vi)no & ~mask)); }
 INLINE vf vmax(vf a, vf b) { return pick(a > b, a, b); }
 INLINE vf vmin(vf a, vf b) { return pick(a < b, a, b); }
@@ -201,6 +206,14 @@ INLINE vi put_mask(uint8_t *to, vi compared) {
     vi one = compared & 1;
     *(vb_any *)to = __builtin_convertvector(one, vb_any);
     return one;
+}
+
+/* VL bytes (or the first n, zeros after them) as numbers. */
+INLINE vi bytes(const uint8_t *p) { return __builtin_convertvector(*(const vb_any *)p, vi); }
+INLINE vi bytes_part(const uint8_t *p, int n) {
+    vi v = {0};
+    for (int i = 0; i < n; i++) v[i] = p[i];
+    return v;
 }
 
 /* One bit for each of 16 bytes (or the first n) that is not 0. */

@@ -27,7 +27,9 @@ from swan_runtime.kernels import (
     threshold_mask,
 )
 from swan_runtime.kernels.conv_weights import Acon
+from swan_runtime.kernels.linear import linear as linear_op
 from swan_runtime.kernels.native import library
+from swan_runtime.kernels.weights import LinearWeights
 
 NATIVE = [] if library() is None else ["native"]
 DENSITY = st.sampled_from([0.0, 0.03, 0.3, 0.7, 1.0])
@@ -119,6 +121,35 @@ def test_shared_mask_kernels_equal_the_oracle(
     got = mlp_shared(x, mask, w, offsets=offsets, kernel=kernel, threads=threads)
     assert got.kernel == kernel
     close(got.y, reference.rows(x, per_row, w))
+
+
+@pytest.mark.parametrize("kernel", [*NATIVE, "dense"])
+@settings(max_examples=6, deadline=None)
+@given(
+    rows=st.integers(150, 420),
+    inputs=st.integers(100, 900),
+    units=st.integers(90, 330),
+    outputs=st.integers(100, 300),
+    density=DENSITY,
+    is_glu=st.booleans(),
+)
+def test_many_rows_in_groups_and_units_in_blocks_equal_the_oracle(
+    kernel: str, rows: int, inputs: int, units: int, outputs: int, density: float, is_glu: bool
+) -> None:
+    torch.manual_seed(rows)
+    w = block(inputs, units, outputs, "gelu", is_glu, mean=True)
+    x, own, one = torch.randn(rows, inputs), torch.rand(rows, units) < density, torch.rand(1, units) < density
+    close(run(w, x, own, kernel, 1), reference.rows(x, own, w))
+    close(mlp_shared(x[None], one, w, kernel=kernel).y[0], reference.rows(x, one.expand(rows, -1), w))
+
+
+@relaxed
+@given(rows=st.integers(0, 210), inputs=st.integers(1, 300), units=st.integers(1, 230), seed=st.integers(0, 9))
+def test_a_linear_layer_equals_torch_at_any_number_of_rows(rows: int, inputs: int, units: int, seed: int) -> None:
+    torch.manual_seed(seed)
+    matrix, bias = linear(units, inputs)
+    x = torch.randn(rows, inputs)
+    close(linear_op(x, LinearWeights.pack(matrix, bias)), torch.nn.functional.linear(x, matrix, bias))
 
 
 @pytest.mark.parametrize("kernel", [*NATIVE, "gather", "dense", "reference"])
