@@ -107,12 +107,15 @@ class DrainFeasible:
         if not waiting:
             return None
         machine, alert = self._machine(view), self._watchdog(waiting)
-        careful = bool(alert) or self._refused_lately([track.plan.name for track, _ in waiting])
+        refusing = self._refused_lately([track.plan.name for track, _ in waiting])
+        careful = refusing or bool(alert)
         if len(waiting) == 1 and not careful:
             decision = self._at_once(*waiting[0], machine)
             if decision is not None:
                 return decision
-        lanes = [self._lane(track, queue.items, queue.kinds) for track, queue in waiting]
+        # While load is refused, room kept for a batch slower than expected is room for a row that was refused.
+        sigmas = 0.0 if refusing and not alert else None
+        lanes = [self._lane(track, queue.items, queue.kinds, sigmas) for track, queue in waiting]
         low, high = min([lane.low for lane in lanes]), max([lane.high for lane in lanes])
         high = low if careful else max(low, min(high, self.budget + self.settings.rise_limit))
         plan = plan_head(lanes, machine, high, self.budget)
@@ -140,10 +143,10 @@ class DrainFeasible:
             return f"nothing was decided for {silent:.1f} s while requests waited"
         return next((alert for track, _ in waiting if (alert := self._alert(track))), "")
 
-    def _refused_lately(self, models: Iterable[str]) -> bool:
-        """Load was refused within the last deadline: budget above the floor would be paid with more refusals."""
+    def _refused_lately(self, models: Iterable[str], deadlines: float = 1.0) -> bool:
+        """Load was refused within the last deadlines: budget above the floor would be paid with more refusals."""
         deadline = max([self._tracks[model].plan.default_deadline_s for model in models])
-        return 0.0 <= self._now_s - self._refused_s < deadline
+        return 0.0 <= self._now_s - self._refused_s < deadlines * deadline
 
     def _alert(self, track: Track) -> str:
         """Why this model runs at its floor whatever its queue, "" if it does not."""
@@ -228,6 +231,9 @@ class DrainFeasible:
     def _lanes_with(self, view: ReplicaView, item: QueuedItem, worst_class: int = LOW) -> list[Lane]:
         """The backlog as it would be with `item`; the most urgent lane first."""
         lanes = []
+        settings = self.settings
+        refusing = self._refused_lately(view.queues, settings.strict_deadlines)
+        sigmas = settings.admission_sigmas if refusing else settings.first_sigmas
         for name, queue in view.queues.items():
             items, kinds = queue.items, queue.kinds
             if name == item.model:
@@ -236,7 +242,7 @@ class DrainFeasible:
             if worst_class < LOW:
                 kinds, items = None, [other for other in items if other.priority <= worst_class]
             if items:
-                lanes.append(self._lane(self._tracks[name], items, kinds, self.settings.admission_sigmas))
+                lanes.append(self._lane(self._tracks[name], items, kinds, sigmas))
         return sorted(lanes, key=urgency)
 
     def _refuse(self, view: ReplicaView, item: QueuedItem, late_s: float, reason: ShedReason) -> Admission:

@@ -17,14 +17,17 @@ IN_USE_S = 10.0
 class LawSettings:
     """Constants of the law, all chosen in the simulator (docs/adr/0003).
 
-    margin_sigmas: z, how many sigmas slower than expected a batch may be; admission_sigmas: the same for the admission
-    test, where a false refusal costs as much as a miss. guard_ratio: share of a deadline left for what the profile
-    does not see. block_ratio: longest batch, in default deadlines. rise_limit: largest rise of the budget per dispatch;
-    it falls at once. max_queue: items per model.
+    margin_sigmas: z, how many sigmas slower than expected a batch may be. admission_sigmas: the same for the admission
+    test, where a false refusal costs as much as a miss; first_sigmas: its value until something was refused within
+    strict_deadlines, as a short burst is likelier to fit than not. guard_ratio: share of a deadline left for what the
+    profile does not see. block_ratio: longest batch, in default deadlines. rise_limit: largest rise of the budget per
+    dispatch; it falls at once. max_queue: items per model.
     """
 
     margin_sigmas: float = 2.75
     admission_sigmas: float = 1.0
+    first_sigmas: float = -1.0
+    strict_deadlines: float = 5.0
     block_ratio: float = 0.4
     guard_ratio: float = 0.05
     rise_limit: float = 0.15

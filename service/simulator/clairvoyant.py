@@ -1,27 +1,41 @@
-"""The best mean quality that any schedule could reach, knowing all arrivals: a bound, not a policy.
+"""The best that any schedule could reach, knowing all arrivals: a bound, not a policy.
 
 With equal concave quality per compute the optimum gives neighbouring requests equal compute wherever deadlines allow:
 the taut string through the tube between releases and deadlines (Yao, Demers and Shenker 1995 solve the same problem
-for energy). The bound grants what no machine has: fluid batching at the best rate, inputs of average compute, no noise.
+for energy). Where that leaves a request less time than the floor takes, that share of the requests is served there. The
+bound grants what no machine has: fluid batching at the best rate, inputs of average compute, no noise.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 from service.simulator.plant import Plant
 from service.simulator.workload import Slowdowns, Workload
 
 
-def clairvoyant_quality(plant: Plant, workload: Workload, workers: int = 1) -> float:
-    """Upper bound of the mean quality over all requests of `workload`, refused ones counted as 0, for one model."""
+class Bound(NamedTuple):
+    """Means over all requests, refused ones counted as 0."""
+
+    attainment: float
+    quality: float
+
+
+def clairvoyant(plant: Plant, workload: Workload, workers: int = 1) -> Bound:
+    """Upper bounds of what is on time and of its quality, for one model."""
     releases, deadlines = _machine_times(workload)
     profile, rows = plant.profile, _best_rows(plant)
-    total = 0.0
+    floor_s = profile.seconds(plant.plan.min_budget, rows)
+    served = total = 0.0
     for seconds in taut_string(releases, deadlines):
-        total += plant.quality(profile.budget_for(max(0.0, seconds) * workers * rows, rows))
-    return total / max(1, len(releases))
+        batch_s = seconds * workers * rows
+        share = min(1.0, max(0.0, batch_s / floor_s))
+        served += share
+        total += share * plant.quality(profile.budget_for(batch_s, rows))
+    n = max(1, len(releases))
+    return Bound(served / n, total / n)
 
 
 def taut_string(releases: Sequence[float], deadlines: Sequence[float]) -> list[float]:

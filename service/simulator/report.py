@@ -10,7 +10,7 @@ from service.control.fixed import Fixed
 from service.control.policy import DrainFeasible
 from service.control.rivals import Aimd, Dimmer, SlackFit
 from service.control.types import ModelPlan, Policy
-from service.simulator.clairvoyant import clairvoyant_quality
+from service.simulator.clairvoyant import clairvoyant
 from service.simulator.engine import Run, Simulator
 from service.simulator.plant import Plant
 from service.simulator.shapes import SHAPES, Scale, Shape, make_workload
@@ -158,13 +158,13 @@ def record_of(run: Run, policy: str, seed: int, scenario: Scenario) -> Record:
 
 def _bound(scenario: Scenario, workload: Workload, seed: int) -> Record:
     plant = scenario.plant
-    quality = clairvoyant_quality(plant, workload, scenario.workers)
+    on_time, quality = clairvoyant(plant, workload, scenario.workers)
     low, full = plant.quality_floor, plant.quality_full
     normalised = (quality - low) / max(full - low, 1e-12)
     n = len(workload.requests)
     shape = workload.name
     return Record(
-        CLAIRVOYANT, shape, seed, 1.0, quality, low, full, 1.0, 0.0, 0.0, normalised, 0.0, 0.0, 0, 0.0, 0.0, n
+        CLAIRVOYANT, shape, seed, on_time, quality, low, full, 1.0, 0.0, 0.0, normalised, 0.0, 0.0, 0, 0.0, 0.0, n
     )
 
 

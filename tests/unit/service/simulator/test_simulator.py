@@ -16,10 +16,10 @@ from service.control.fixed import Fixed
 from service.control.policy import DrainFeasible
 from service.control.profile import ServiceProfile
 from service.control.types import ModelPlan
-from service.simulator.clairvoyant import clairvoyant_quality, taut_string
+from service.simulator.clairvoyant import clairvoyant, taut_string
 from service.simulator.plant import Noise, Plant, reference_plant, table_plant
 from service.simulator.report import POLICIES, Scenario, Summary, record_of, scenario_for, simulate_all, summarise
-from service.simulator.shapes import SHAPES, Scale, make_workload
+from service.simulator.shapes import SHAPES, Scale, constant, make_workload
 from service.simulator.targets import judge
 from service.simulator.workload import Slowdowns, equal_deadlines, mixed_deadlines
 from swan_runtime.budget import BudgetPoint, CalibrationTable
@@ -142,7 +142,30 @@ def test_the_clairvoyant_knows_the_slowdown():
     workload = SHORT.workload("slowdown", 1)
     steady = Scenario(PLANT, SHORT.traffic, duration_s=3.0).workload("slowdown", 1)
     fast = dataclasses.replace(steady, slowdowns=Slowdowns())
-    assert clairvoyant_quality(PLANT, workload) < clairvoyant_quality(PLANT, fast)
+    assert clairvoyant(PLANT, workload).quality < clairvoyant(PLANT, fast).quality
+
+
+def test_the_clairvoyant_serves_what_the_floor_can_and_no_more():
+    scenario = scenario_for(PLANT, duration_s=4.0)
+    twice = constant(2.0 * scenario.scale.floor / scenario.scale.full)
+    workload = scenario.workload("constant", 1, twice)
+    bound = clairvoyant(PLANT, workload)
+    law = record_of(scenario.simulate(DrainFeasible([PLANT.plan]), workload, 1), "law", 1, scenario)
+    assert law.attainment <= bound.attainment == pytest.approx(0.5, rel=0.1)
+    assert law.effective_accuracy <= bound.quality == pytest.approx(bound.attainment * PLANT.quality_floor, rel=0.01)
+
+
+@pytest.mark.parametrize("multiple", [1.5, 2.0, 3.0])
+def test_overload_fills_batches_that_take_much_of_a_deadline(multiple):
+    profile = ServiceProfile.affine(0.0066, 0.0085, 0.0056, (0.2, 1.0), 8)
+    plan = ModelPlan("slow", profile, default_deadline_s=0.25, max_batch=8, min_budget=0.2)
+    plant = Plant(plan, lambda budget: 0.85 + 0.04 * budget)
+    scenario = Scenario(plant, equal_deadlines("slow", 0.25), duration_s=12.0, in_batches=True)
+    workload = scenario.workload("constant", 5, constant(multiple * scenario.scale.floor / scenario.scale.full))
+    record = record_of(scenario.simulate(DrainFeasible([plan]), workload, 5), "law", 5, scenario)
+    assert record.goodput_ratio >= 0.95
+    assert record.late_ratio <= 0.01
+    assert record.refusal_ratio <= 0.2
 
 
 def test_a_plant_takes_its_profiles_time_for_average_inputs_and_more_for_dense_ones():
