@@ -9,12 +9,18 @@ from service.errors import DeadlineExceeded, Overloaded, ServiceError
 from service.scheduling.deadlines import DeadlineTimer
 from service.scheduling.hosted import Entry, HostedModel
 
+_SHED = {
+    ShedReason.DEADLINE: "dropped from the queue under load: the deadline can no longer be met",
+    ShedReason.FLOOR: "the wanted quality cannot be had in time; a lower one might",
+}
+
 
 class WaitingRoom:
     """Keeps queues, timer and counters in step: an entry is in its model's queue iff it is here."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._entries: dict[int, Entry] = {}
+        self._clock = clock
         self._timer = DeadlineTimer(self._expire, clock)
 
     def __len__(self) -> int:
@@ -60,12 +66,10 @@ class WaitingRoom:
         entry = self._entries.get(item.sequence)
         if entry is None:
             return
-        if reason is ShedReason.DEADLINE:
-            error: ServiceError = DeadlineExceeded("the deadline can no longer be met")
-        elif reason is ShedReason.FLOOR:
-            error = Overloaded("the wanted quality cannot be had in time; a lower one might", retry_after_s, reason)
+        if item.deadline_s <= self._clock():
+            error: ServiceError = DeadlineExceeded("the deadline passed in the queue")
         else:
-            error = Overloaded("dropped from the queue under load", retry_after_s, reason)
+            error = Overloaded(_SHED.get(reason, "dropped from the queue under load"), retry_after_s, reason)
         self.drop(entry, error, reason)
 
     def drop(self, entry: Entry, error: ServiceError, reason: str) -> None:
