@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from swan_runtime.gate import LowRankGate
 from swan_runtime.layers import GatedFFN, name_layers_
 from swan_runtime.plan import Plan
+from swan_runtime.served import ServedLinear
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +40,8 @@ class SelfAttention(nn.Module):
     def __init__(self, config: GatedEncoderConfig) -> None:
         super().__init__()
         self.num_heads = config.num_heads
-        self.qkv = nn.Linear(config.width, 3 * config.width)
-        self.out = nn.Linear(config.width, config.width)
+        self.qkv = ServedLinear(config.width, 3 * config.width)
+        self.out = ServedLinear(config.width, config.width)
 
     def forward(self, x: Tensor, lengths: Sequence[int]) -> Tensor:
         rows, longest, width = len(lengths), max(lengths), x.shape[-1]

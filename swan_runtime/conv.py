@@ -71,7 +71,7 @@ class GatedConv(GatedLayer):
             return out
         packed = self.packed_for(plan)
         if packed is not None and isinstance(plan, HardPlan):
-            return packed.run(self, x, plan, Layout([1] * x.shape[0], None, None, x.shape[:1]))
+            return packed.run(self, x, plan, Layout([1] * x.shape[0], True, None, x.shape[:1], x.device))
         hidden = self._activate(x)
         gates = self.open_gates(plan, self.gate.scores(x), self.spend(x))
         mean = self.mean.to(hidden.dtype)[:, None, None]  # under autocast float32 would widen the whole image

@@ -17,6 +17,7 @@ from swan_runtime.layers import GatedGLU, GatedMLP, gated_layers, name_layers_
 from swan_runtime.pack import PackedMLP
 from swan_runtime.pack_conv import PackedConv
 from swan_runtime.pack_magnitude import PackedCats, PackedInputs
+from swan_runtime.served import ServedLinear
 
 
 def gate_(
@@ -79,6 +80,9 @@ def harden_(model: nn.Module, weights: str = "float32") -> nn.Module:
             layer.packed = PackedCats.pack(layer, half)
         elif isinstance(layer, GatedMLP):
             layer.packed = PackedMLP.pack(layer, half)
+    for module in model.modules():
+        if isinstance(module, ServedLinear):
+            module.pack()
     return model
 
 
@@ -86,4 +90,7 @@ def soften_(model: nn.Module) -> nn.Module:
     """Drop the packed weights: every plan runs on the reference path again."""
     for layer in gated_layers(model).values():
         layer.packed = None
+    for module in model.modules():
+        if isinstance(module, ServedLinear):
+            module.packed = None
     return model

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -12,18 +13,27 @@ from torch import Tensor
 from swan_runtime.errors import InvalidInputError
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Layout:
     """A batch flattened to positions [N, D].
 
-    lengths: positions of each row. rows: [N] batch row of each position, None when position i is row i.
+    lengths: positions of each row. single: position i is row i.
     valid: [B, T] bool of a padded input, None otherwise. shape: the input's leading dimensions.
     """
 
     lengths: list[int]
-    rows: Tensor | None
+    single: bool
     valid: Tensor | None
     shape: torch.Size
+    device: torch.device
+
+    @cached_property
+    def rows(self) -> Tensor | None:
+        """[N] batch row of each position; None: position i is row i. Made when a layer asks: most kernels need none."""
+        if self.single:
+            return None
+        counts = torch.tensor(self.lengths, dtype=torch.int64, device=self.device)
+        return torch.arange(len(counts), device=self.device).repeat_interleave(counts)
 
     @staticmethod
     def flatten(x: Tensor, lengths: Sequence[int] | None = None) -> tuple[Tensor, Layout]:
@@ -37,20 +47,18 @@ class Layout:
             raise InvalidInputError("x", "[B, D] or [B, T, D]", str(tuple(x.shape)))
         if lengths is None:
             if len(lead) == 1:
-                return x, Layout([1] * lead[0], None, None, lead)
+                return x, Layout([1] * lead[0], True, None, lead, x.device)
             per_row = math.prod(lead[1:])
-            rows = torch.arange(lead[0], device=x.device).repeat_interleave(per_row)
-            return x.reshape(-1, x.shape[-1]), Layout([per_row] * lead[0], rows, None, lead)
-        counts = torch.as_tensor(lengths, device=x.device)
-        rows = torch.arange(len(counts), device=x.device).repeat_interleave(counts)
+            return x.reshape(-1, x.shape[-1]), Layout([per_row] * lead[0], False, None, lead, x.device)
         if len(lead) == 1:
-            if len(rows) != lead[0]:
-                raise InvalidInputError("lengths", f"a sum of {lead[0]} tokens", str(len(rows)))
-            return x, Layout(list(lengths), rows, None, lead)
+            if sum(lengths) != lead[0]:
+                raise InvalidInputError("lengths", f"a sum of {lead[0]} tokens", str(sum(lengths)))
+            return x, Layout(list(lengths), False, None, lead, x.device)
+        counts = torch.as_tensor(lengths, device=x.device)
         if len(counts) != lead[0] or int(counts.max()) > lead[1]:
             raise InvalidInputError("lengths", f"{lead[0]} values of at most {lead[1]}", str(list(lengths)))
         valid = torch.arange(lead[1], device=x.device) < counts[:, None]
-        return x[valid], Layout(list(lengths), rows, valid, lead)
+        return x[valid], Layout(list(lengths), False, valid, lead, x.device)
 
     def restore(self, y: Tensor) -> Tensor:
         """positions [N, O] -> the input's leading shape; padding positions become zero."""

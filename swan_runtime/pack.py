@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
@@ -44,7 +45,7 @@ class PackedMLP:
         """x [N, in] -> [N, out]."""
         assert isinstance(layer, GatedMLP)
         spend = layer.spend(layout)
-        if isinstance(layer, GatedFFN) and layer.granularity == "request" and layout.rows is not None:
+        if isinstance(layer, GatedFFN) and layer.granularity == "request" and not layout.single:
             return self._run_shared(layer, x, plan, layout, spend)
         thresholds, caps = plan.thresholds[layer.name], plan.k_max.get(layer.name)
         if spend.rows is not None:
@@ -70,13 +71,17 @@ class PackedMLP:
         return result.y
 
     def _run_shared(self, layer: GatedFFN, x: Tensor, plan: HardPlan, layout: Layout, spend: Spend) -> Tensor:
+        offsets = torch.tensor([0, *accumulate(layout.lengths)])
         if layer.pool == "input":
-            scores = lowrank_scores(layout.mean(x), self.gate)
-        else:
-            scores = layer.pool_scores(lowrank_scores(x, self.gate), layout)
-        mask = masked(layer, scores, plan, spend)
-        offsets = torch.zeros(len(layout.lengths) + 1, dtype=torch.int64)
-        offsets[1:] = torch.tensor(layout.lengths).cumsum(0)
+            thresholds, units = plan.thresholds[layer.name], layer.num_units
+            caps = torch.tensor(plan.k_max.get(layer.name, [units] * len(thresholds)), dtype=torch.int64)
+            try:
+                found = ops.gated_shared(x, self.gate, thresholds, caps, self.weights, offsets, threads=plan.threads)
+            except InvalidInputError as error:
+                raise InvalidInputError(f"{layer.name}.{error.field}", error.expected, error.got) from None
+            layer.record(plan, found.counts.tolist(), found.hits.tolist(), spend, found.kernel)
+            return found.y
+        mask = masked(layer, layer.pool_scores(lowrank_scores(x, self.gate), layout), plan, spend)
         active = sum(mask.active)
         result = ops.mlp_shared(x, mask.bits, self.weights, offsets=offsets, threads=plan.threads, active=active)
         layer.record(plan, mask.active, mask.hits, spend, result.kernel)

@@ -12,7 +12,17 @@ from swan_runtime.kernels.conv_weights import ConvWeights
 from swan_runtime.kernels.lowrank import GateMask, lowrank_mask, lowrank_scores, threshold_mask
 from swan_runtime.kernels.magnitude import cats, cats_branch, cats_gated, magnitude_mask, sparse_gated, sparse_inputs
 from swan_runtime.kernels.magnitude_weights import CatsWeights, InputWeights
-from swan_runtime.kernels.ops import GatedResult, KernelResult, conv, gated, glu, mlp, mlp_shared
+from swan_runtime.kernels.ops import (
+    GatedResult,
+    KernelResult,
+    SharedResult,
+    conv,
+    gated,
+    gated_shared,
+    glu,
+    mlp,
+    mlp_shared,
+)
 from swan_runtime.kernels.weights import Deviation, GateWeights, GluWeights, MlpWeights
 
 __all__ = [
@@ -26,11 +36,13 @@ __all__ = [
     "InputWeights",
     "KernelResult",
     "MlpWeights",
+    "SharedResult",
     "cats",
     "cats_branch",
     "cats_gated",
     "conv",
     "gated",
+    "gated_shared",
     "glu",
     "lowrank_mask",
     "lowrank_scores",

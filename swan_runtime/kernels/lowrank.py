@@ -99,6 +99,16 @@ def check_cap(k_max: int) -> int:
     return k_max
 
 
+def capped_mask(scores: Tensor, thresholds: Tensor, caps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """As threshold_mask with a cap a row, caps int64 [B] -> (mask, counts, hits), each a row; hits int64."""
+    mask, counts, _ = threshold_mask(scores, thresholds)
+    over = counts > caps
+    for row in over.nonzero().flatten().tolist():
+        one = threshold_mask(scores[row : row + 1], thresholds[row : row + 1], int(caps[row]))
+        mask[row], counts[row] = one.mask[0], one.counts[0]
+    return mask, counts, over.to(torch.int64)
+
+
 def threshold_mask(scores: Tensor, thresholds: Tensor, k_max: int | None = None) -> GateMask:
     """scores float32 [B, F] > thresholds float32 [B]. A row over the cap k_max keeps its top scores and is counted.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -12,8 +13,9 @@ from swan_runtime.kernels import convolution, dispatch, rows, shared
 from swan_runtime.kernels.checks import check_images, check_tensor, check_threads, describe
 from swan_runtime.kernels.conv_weights import ConvWeights
 from swan_runtime.kernels.dispatch import check_kernel, density
-from swan_runtime.kernels.lowrank import check_gate, lowrank_mask, native_mask
+from swan_runtime.kernels.lowrank import capped_mask, check_gate, lowrank_mask, lowrank_scores, native_mask
 from swan_runtime.kernels.native import library
+from swan_runtime.kernels.native.library import NOT_FINITE, SharedSelection
 from swan_runtime.kernels.weights import GateWeights, GluWeights, MlpWeights
 
 
@@ -83,6 +85,62 @@ def gated(
     return GatedResult(y, found.mask, found.counts, found.cap_hits, "dense" if found.dense else "native")
 
 
+class SharedResult(NamedTuple):
+    """y float32 [T, O]; mask bool [R, F]; counts, hits int64 [R]: active units, and 1 for a mask cut to its cap."""
+
+    y: Tensor
+    mask: Tensor
+    counts: Tensor
+    hits: Tensor
+    kernel: str
+
+
+def gated_shared(
+    x: Tensor,
+    gate: GateWeights,
+    thresholds: Tensor,
+    caps: Tensor,
+    w: MlpWeights | GluWeights,
+    offsets: Tensor,
+    *,
+    threads: int = 1,
+) -> SharedResult:
+    """mlp_shared with the masks that the gate gives each request's mean row. thresholds float32, caps int64 [R].
+
+    x float32 [T, D], offsets int64 [R + 1]. Raises InvalidInputError for scores that are NaN or Inf.
+    """
+    requests = thresholds.shape[0]
+    x = check_tensor(x, "x", torch.float32, (None, w.inputs))
+    thresholds = check_tensor(thresholds, "thresholds", torch.float32, (requests,))
+    caps = check_tensor(caps, "caps", torch.int64, (requests,))
+    check_gate(gate, w.inputs, w.units)
+    offsets = _check_offsets(offsets, requests, x.shape[0])
+    loaded = library()
+    if loaded is None or threads > 1:
+        mask, counts, hits = capped_mask(lowrank_scores(request_means(x, offsets), gate), thresholds, caps)
+        y, kernel = mlp_shared(x, mask, w, offsets=offsets, threads=threads)
+        return SharedResult(y, mask, counts, hits, kernel)
+    s = SharedSelection(
+        thresholds,
+        caps,
+        torch.empty(requests, dtype=torch.int64),
+        torch.empty(requests, dtype=torch.int64),
+        torch.empty(requests, w.units, dtype=torch.bool),
+    )
+    y = torch.empty(x.shape[0], w.outputs)
+    if loaded.shared_gated(gate, w, x, offsets, s, y) == NOT_FINITE:
+        raise InvalidInputError("scores", "finite values", "NaN or Inf")
+    return SharedResult(y, s.mask, s.counts, s.hits, "native")
+
+
+def request_means(x: Tensor, offsets: Tensor) -> Tensor:
+    """x [T, D] -> [R, D]: the mean row of each request, zero where it has no row."""
+    lengths = offsets.diff()
+    rows = torch.arange(len(lengths)).repeat_interleave(lengths)
+    sums = x.new_zeros(len(lengths), x.shape[1]).index_add(0, rows, x)
+    return sums / lengths.clamp_min(1)[:, None]
+
+
 def mlp_shared(
     x: Tensor,
     mask: Tensor,
@@ -146,6 +204,7 @@ def conv(
 
 def _check_offsets(offsets: Tensor, requests: int, rows: int) -> Tensor:
     offsets = check_tensor(offsets, "offsets", torch.int64, (requests + 1,))
-    if int(offsets[0]) != 0 or int(offsets[-1]) != rows or bool((offsets.diff() < 0).any()):
-        raise InvalidInputError("offsets", f"ascending from 0 to {rows}", str(offsets.tolist()))
+    bounds = offsets.tolist()  # a loop over few numbers is many times faster than three tensor operations
+    if bounds[0] != 0 or bounds[-1] != rows or any(b < a for a, b in pairwise(bounds)):
+        raise InvalidInputError("offsets", f"ascending from 0 to {rows}", str(bounds))
     return offsets

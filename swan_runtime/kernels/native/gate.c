@@ -1,5 +1,5 @@
 /* The low-rank gate, scores = (x p) q_t + bias, and the whole gated block: x -> scores -> active units -> y in one call. */
-#include "rows.h"
+#include "panels.h"
 
 /* p [D][rank_padded], q_t [rank][units_padded], bias [units_padded]; padded with zeros to multiples of 16 and 128.
    center, norm [units_padded] or NULL: with them a score is |activation(z) - center| * norm instead of z. */
@@ -231,4 +231,27 @@ API int64_t swan_scores(const struct gate *g, const float *x, int64_t rows, floa
         memcpy(scores + r * g->units, z + g->rank_padded, g->units * sizeof(float));
     }
     return 0;
+}
+
+static void mean_row(const float *x, int64_t rows, int64_t D, float *mean) {
+    memset(mean, 0, D * sizeof(float));
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t d = 0; d < D; d++) mean[d] += x[r * D + d];
+    for (int64_t d = 0; d < D; d++) mean[d] /= rows > 1 ? (float)rows : 1.0f;
+}
+
+/* Requests whose rows share a mask, see swan_shared, with the gate of each request's mean row: thresholds, caps, counts, hits
+   [requests]. Returns 0, -1 for a score that is not finite, or -2 without memory. */
+API int64_t swan_shared_gated(const struct gate *g, const struct block *b, const float *x, const int64_t *offsets,
+                              int64_t requests, const float *thresholds, const int64_t *caps, int64_t *counts, int64_t *hits,
+                              uint8_t *mask, float *y) {
+    float *mean = swan_scratch(gate_bytes(g) + vectors(g->inputs) * sizeof(float));
+    if (!mean) return -2;
+    for (int64_t i = 0; i < requests; i++) {
+        struct selection s = {caps[i], 0, thresholds + i, counts + i, mask + i * g->units};
+        mean_row(x + offsets[i] * g->inputs, offsets[i + 1] - offsets[i], g->inputs, mean);
+        hits[i] = gate_rows(g, mean, 1, &s, mean + vectors(g->inputs));
+        if (hits[i] < 0) return hits[i];
+    }
+    return swan_shared(b, x, offsets, requests, mask, y);
 }

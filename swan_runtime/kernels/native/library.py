@@ -18,10 +18,10 @@ from swan_runtime.kernels.activations import CODES
 from swan_runtime.kernels.channel_gate import ChannelGateWeights
 from swan_runtime.kernels.conv_weights import ConvWeights
 from swan_runtime.kernels.magnitude_weights import InputWeights
-from swan_runtime.kernels.native import structures
+from swan_runtime.kernels.native import blocks, structures
+from swan_runtime.kernels.native.blocks import Block, Gate
 from swan_runtime.kernels.native.build import PACKAGED, LibraryUnavailable, build, file_name
-from swan_runtime.kernels.native.structures import ChannelChoice, fields
-from swan_runtime.kernels.packing import HalfMatrices
+from swan_runtime.kernels.native.structures import ChannelChoice
 from swan_runtime.kernels.weights import GateWeights, GluWeights, LinearWeights, MlpWeights
 
 log = logging.getLogger(__name__)
@@ -43,18 +43,14 @@ class Selection(NamedTuple):
     most_active: int = 0
 
 
-class Block(ctypes.Structure):
-    """struct block of native/rows.h."""
+class SharedSelection(NamedTuple):
+    """The same for requests that share a mask: a cap each, and hits int64 [R], 1 where the cap cut the mask down."""
 
-    _fields_ = fields(
-        "units inputs outputs activation half", "up linear down down_tiled up_bias linear_bias down_bias mean"
-    )
-
-
-class Gate(ctypes.Structure):
-    """struct gate of native/gate.c."""
-
-    _fields_ = fields("units inputs rank rank_padded units_padded activation", "p q_t bias center norm")
+    thresholds: Tensor
+    caps: Tensor
+    counts: Tensor
+    hits: Tensor
+    mask: Tensor
 
 
 class Library:
@@ -79,7 +75,16 @@ class Library:
             c_void_p,
         )
         self._cats = _function(
-            loaded, "swan_cats", POINTER(Block), c_void_p, c_int64, c_void_p, c_void_p, c_int64, *choice, c_void_p
+            loaded,
+            "swan_cats",
+            POINTER(Block),
+            c_void_p,
+            c_int64,
+            c_void_p,
+            c_void_p,
+            c_int64,
+            *choice,
+            c_void_p,
         )
         self._sparse = _function(
             loaded, "swan_sparse", POINTER(Block), c_void_p, c_void_p, c_int64, *choice, c_void_p, c_void_p
@@ -91,6 +96,15 @@ class Library:
         self._scores = _function(loaded, "swan_scores", POINTER(Gate), c_void_p, c_int64, c_void_p)
         self._finish = _function(loaded, "swan_finish", POINTER(Block), c_int64, c_void_p, c_void_p, c_void_p)
         self._shared = _function(loaded, "swan_shared", POINTER(Block), c_void_p, c_void_p, c_int64, c_void_p, c_void_p)
+        self._shared_gated = _function(
+            loaded,
+            "swan_shared_gated",
+            POINTER(Gate),
+            POINTER(Block),
+            *[c_void_p] * 2,
+            c_int64,
+            *[c_void_p] * 6,
+        )
         self._dense = _function(loaded, "swan_dense", POINTER(Block), c_void_p, c_int64, *[c_void_p] * 3)
         self._linear = _function(loaded, "swan_linear", POINTER(Block), c_void_p, c_int64, c_void_p)
         self._keep = _function(loaded, "swan_keep", POINTER(Block), c_void_p, c_int64, *[c_void_p] * 3)
@@ -111,7 +125,7 @@ class Library:
     def rows(self, w: MlpWeights | GluWeights, x: Tensor, mask: Tensor, y: Tensor, scale: Tensor | None = None) -> None:
         """y [B, O] of x [B, D] with mask bool [B, F]; scale: None, or [B, F] that multiplies the units' values."""
         other = None if scale is None else scale.data_ptr()
-        _check(self._rows(_block(w), x.data_ptr(), x.shape[0], mask.data_ptr(), other, y.data_ptr()))
+        _check(self._rows(blocks.block(w), x.data_ptr(), x.shape[0], mask.data_ptr(), other, y.data_ptr()))
 
     def magnitude(self, values: Tensor, activation: str, weight: Tensor, s: Selection) -> int:
         """In place on values [B, F]: the activation; then the mask by |value| * weight. Cap hits or NOT_FINITE."""
@@ -124,17 +138,17 @@ class Library:
     ) -> int:
         """As `magnitude` on branch [B, F], then y [B, O] of x [B, D] if the mask is thin enough. Returns as `gated`."""
         first = branch.data_ptr(), CODES[activation], weight.data_ptr(), x.data_ptr(), x.shape[0]
-        return _check(self._cats(_block(w), *first, *_pointers(s), y.data_ptr()))
+        return _check(self._cats(blocks.block(w), *first, *_pointers(s), y.data_ptr()))
 
     def sparse(self, w: InputWeights, x: Tensor, s: Selection, dropped: Tensor | None, y: Tensor) -> int:
         """Mask by |x| * weight and y [B, O] of x [B, F] in one call; dropped: as in `inputs`. Returns as `gated`."""
         first = x.data_ptr(), w.weight.data_ptr(), x.shape[0]
-        return _check(self._sparse(_input_block(w), *first, *_pointers(s), _pointer(dropped), y.data_ptr()))
+        return _check(self._sparse(blocks.input_block(w), *first, *_pointers(s), blocks.pointer(dropped), y.data_ptr()))
 
     def inputs(self, w: InputWeights, x: Tensor, mask: Tensor, dropped: Tensor | None, y: Tensor) -> None:
         """y [B, O] of x [B, F] with mask bool [B, F]; dropped [B, F] or None: x - mean where an input is off."""
         other = None if dropped is None else dropped.data_ptr()
-        _check(self._inputs(_input_block(w), x.data_ptr(), x.shape[0], mask.data_ptr(), other, y.data_ptr()))
+        _check(self._inputs(blocks.input_block(w), x.data_ptr(), x.shape[0], mask.data_ptr(), other, y.data_ptr()))
 
     def gated(
         self, gate: GateWeights, w: MlpWeights | GluWeights | None, x: Tensor, s: Selection, y: Tensor | None
@@ -143,37 +157,45 @@ class Library:
 
         Returns cap hits; NOT_FINITE; or TOO_DENSE - cap hits: more than most_active units are active, y is not written.
         """
-        block = None if w is None else _block(w)
-        return _check(self._gated(_gate(gate), block, x.data_ptr(), x.shape[0], *_pointers(s), _pointer(y)))
+        block = None if w is None else blocks.block(w)
+        return _check(self._gated(blocks.gate(gate), block, x.data_ptr(), x.shape[0], *_pointers(s), blocks.pointer(y)))
 
     def shared(self, w: MlpWeights | GluWeights, x: Tensor, offsets: Tensor, mask: Tensor, y: Tensor) -> None:
         """y [T, O] of x [T, D]; request i owns rows offsets[i]..offsets[i + 1] and mask row i of bool [R, F]."""
         pointers = x.data_ptr(), offsets.data_ptr(), mask.shape[0], mask.data_ptr(), y.data_ptr()
-        _check(self._shared(_block(w, half=False), *pointers))
+        _check(self._shared(blocks.block(w, half=False), *pointers))
+
+    def shared_gated(
+        self, gate: GateWeights, w: MlpWeights | GluWeights, x: Tensor, offsets: Tensor, s: SharedSelection, y: Tensor
+    ) -> int:
+        """As `shared`, with the masks of the gate on each request's mean row. Returns 0 or NOT_FINITE."""
+        chosen = s.thresholds, s.caps, s.counts, s.hits, s.mask, y
+        pointers = x.data_ptr(), offsets.data_ptr(), len(s.counts), *[value.data_ptr() for value in chosen]
+        return _check(self._shared_gated(blocks.gate(gate), blocks.block(w, half=False), *pointers))
 
     def dense(
         self, w: MlpWeights | GluWeights, x: Tensor, mask: Tensor | None, y: Tensor, scale: Tensor | None = None
     ) -> None:
         """As `rows`, without skipping; mask None: every unit is active."""
-        block = _block(w, half=False)
-        _check(self._dense(block, x.data_ptr(), x.shape[0], _pointer(mask), _pointer(scale), y.data_ptr()))
+        block = blocks.block(w, half=False)
+        _check(self._dense(block, x.data_ptr(), x.shape[0], blocks.pointer(mask), blocks.pointer(scale), y.data_ptr()))
 
     def linear(self, w: LinearWeights, x: Tensor, y: Tensor) -> None:
         """y [B, F] of x [B, D]."""
-        _check(self._linear(_linear_block(w), x.data_ptr(), x.shape[0], y.data_ptr()))
+        _check(self._linear(blocks.linear_block(w), x.data_ptr(), x.shape[0], y.data_ptr()))
 
     def keep(self, w: InputWeights, x: Tensor, mask: Tensor, dropped: Tensor | None, out: Tensor) -> None:
         """out [B, F] = x - mean where mask bool [B, F] is set, else 0; dropped: as in `inputs`."""
-        pointers = mask.data_ptr(), _pointer(dropped), out.data_ptr()
-        self._keep(_input_block(w), x.data_ptr(), x.shape[0], *pointers)
+        pointers = mask.data_ptr(), blocks.pointer(dropped), out.data_ptr()
+        self._keep(blocks.input_block(w), x.data_ptr(), x.shape[0], *pointers)
 
     def scores(self, gate: GateWeights, x: Tensor, scores: Tensor) -> None:
         """scores [B, F] of x [B, D]."""
-        _check(self._scores(_gate(gate), x.data_ptr(), x.shape[0], scores.data_ptr()))
+        _check(self._scores(blocks.gate(gate), x.data_ptr(), x.shape[0], scores.data_ptr()))
 
     def finish(self, w: MlpWeights | GluWeights, mask: Tensor | None, linear: Tensor | None, h: Tensor) -> None:
         """In place on h [B, F]: (act(h) [* linear] - mean) * mask; mask None: every unit is active."""
-        self._finish(_block(w), h.shape[0], _pointer(mask), _pointer(linear), h.data_ptr())
+        self._finish(blocks.block(w), h.shape[0], blocks.pointer(mask), blocks.pointer(linear), h.data_ptr())
 
     def conv(self, w: ConvWeights, x: Tensor, mask: Tensor, beta: Tensor | None, y: Tensor) -> None:
         """y [B, H'', W'', O] of x with mask bool [B, K]; beta [B, K] replaces ACON's own.
@@ -206,81 +228,8 @@ def _check(code: int) -> int:
     return code
 
 
-def _block(w: MlpWeights | GluWeights, half: bool = True) -> Any:
-    """The block's structure, made once; its pointers stay valid because the weights own both. half: may be bfloat16."""
-    use = w.half if half else None
-    key = "native" if use is None else "native half"
-    if key not in w.cache:
-        glu = isinstance(w, GluWeights)
-        first, first_bias = (w.gate, w.gate_bias) if isinstance(w, GluWeights) else (w.up, w.up_bias)
-        matrices = HalfMatrices(first, w.up if glu else None, w.down_t, w.down_tiled) if use is None else use
-        w.cache[key] = Block(
-            units=w.units,
-            inputs=w.inputs,
-            outputs=w.outputs,
-            activation=CODES[w.activation],
-            half=use is not None,
-            up=_pointer(matrices.up),
-            linear=_pointer(matrices.linear),
-            down=_pointer(matrices.down_t),
-            down_tiled=_pointer(matrices.down_tiled),
-            up_bias=first_bias.data_ptr(),
-            linear_bias=w.up_bias.data_ptr() if glu else None,
-            down_bias=w.down_bias.data_ptr(),
-            mean=w.mean.data_ptr(),
-        )
-    return w.cache[key]
-
-
-def _input_block(w: InputWeights) -> Any:
-    if "native" not in w.cache:
-        matrices = HalfMatrices(None, None, w.down_t, w.down_tiled) if w.half is None else w.half
-        w.cache["native"] = Block(
-            units=w.units,
-            inputs=w.units,
-            outputs=w.outputs,
-            half=w.half is not None,
-            down=_pointer(matrices.down_t),
-            down_tiled=_pointer(matrices.down_tiled),
-            down_bias=w.down_bias.data_ptr(),
-            mean=w.mean.data_ptr(),
-        )
-    return w.cache["native"]
-
-
-def _linear_block(w: LinearWeights) -> Any:
-    if "native" not in w.cache:
-        units, inputs = w.matrix.shape
-        pointers = {"up": w.matrix.data_ptr(), "up_bias": w.bias.data_ptr()}
-        w.cache["native"] = Block(units=units, inputs=inputs, **pointers)
-    return w.cache["native"]
-
-
 def _pointers(s: Selection) -> tuple[int, int, int, int, int]:
     return s.thresholds.data_ptr(), s.k_max, s.most_active, s.counts.data_ptr(), s.mask.data_ptr()
-
-
-def _pointer(value: Tensor | None) -> int | None:
-    return None if value is None else value.data_ptr()
-
-
-def _gate(gate: GateWeights) -> Any:
-    if "native" not in gate.cache:
-        deviation = gate.deviation
-        gate.cache["native"] = Gate(
-            units=gate.units,
-            inputs=gate.inputs,
-            rank=gate.rank,
-            rank_padded=gate.p_padded.shape[1],
-            units_padded=gate.q_padded.shape[1],
-            p=gate.p_padded.data_ptr(),
-            q_t=gate.q_padded.data_ptr(),
-            bias=gate.bias_padded.data_ptr(),
-            activation=0 if deviation is None else CODES[deviation.activation],
-            center=None if deviation is None else deviation.center_padded.data_ptr(),
-            norm=None if deviation is None else deviation.norm_padded.data_ptr(),
-        )
-    return gate.cache["native"]
 
 
 _lock = threading.Lock()

@@ -3,8 +3,6 @@
 
 enum { GROUP_ROWS = 4 * PANEL };
 
-static int64_t rounded(int64_t n) { return (n + VL - 1) / VL * VL; }
-
 static struct panel panel_at(const float *turned, int64_t D, int64_t first, int64_t rows) {
     int left = rows - first < PANEL ? (int)(rows - first) : PANEL;
     return (struct panel){turned + first * D, NULL, 0, left, (left + VL - 1) / VL};

@@ -25,6 +25,8 @@ struct units {
     int count, more;
 };
 
+INLINE int64_t vectors(int64_t n) { return (n + VL - 1) / VL * VL; } /* rounded up */
+
 /* In place: lane i of a[j] and lane j of a[i] change places. */
 void swan_turn_square(vf *a);
 /* to[d][n * VL] = x[rows][D], for d < D; zero beyond the rows. */
@@ -33,4 +35,7 @@ void swan_turn(const float *x, int rows, int64_t D, int n, float *to);
 void swan_up_panel(const float *matrix, int64_t D, const struct units *u, const struct panel *p, float *h);
 /* y += h^T x rows of `tiled` [ceil(O/128)][F][128]. */
 void swan_down_panel(const float *tiled, int64_t F, const struct units *u, const struct panel *p, const float *h);
+/* See shared.c. */
+int64_t swan_shared(const struct block *b, const float *x, const int64_t *offsets, int64_t requests, const uint8_t *mask,
+                    float *y);
 #endif

@@ -13,8 +13,6 @@ struct job {
     float *h, *linear, *turned, *out; /* [BLOCK][PANEL] twice, [rows of a group][D], [rows of a group][O rounded up] */
 };
 
-static int64_t rounded(int64_t n) { return (n + VL - 1) / VL * VL; }
-
 static int64_t group_rows(const struct block *b) {
     int64_t rows = GROUP_FLOATS / (b->inputs + b->outputs) / PANEL * PANEL;
     return rows < PANEL ? PANEL : rows;
@@ -22,10 +20,10 @@ static int64_t group_rows(const struct block *b) {
 
 static int take(const struct block *b, int64_t rows, struct job *j) {
     int64_t most = group_rows(b), group = rows < most ? (rows + PANEL - 1) / PANEL * PANEL : most;
-    float *m = swan_scratch((2 * BLOCK * PANEL + group * (b->inputs + rounded(b->outputs)) + b->units + UNITS_MORE) * 4);
+    float *m = swan_scratch((2 * BLOCK * PANEL + group * (b->inputs + vectors(b->outputs)) + b->units + UNITS_MORE) * 4);
     *j = (struct job){b, NULL, NULL, NULL, 0, m, m + BLOCK * PANEL, m + 2 * BLOCK * PANEL, NULL};
     j->out = j->turned + group * b->inputs;
-    j->unit = (int32_t *)(j->out + group * rounded(b->outputs));
+    j->unit = (int32_t *)(j->out + group * vectors(b->outputs));
     return m ? 0 : -2;
 }
 
@@ -110,7 +108,7 @@ static struct panel panel_of(const struct job *j, int64_t first, int64_t rows, f
 /* row: of the first one, in mask and scale. */
 static void run_group(const struct job *j, const float *x, int64_t row, int64_t rows, float *y) {
     const struct block *b = j->b;
-    int64_t O = b->outputs, stride = rounded(O);
+    int64_t O = b->outputs, stride = vectors(O);
     float *out = stride == O ? y : j->out;
     for (int64_t r = 0; r < rows; r++) memcpy(out + r * stride, b->down_bias, O * sizeof(float));
     for (int64_t r = 0; r < rows; r += PANEL) {

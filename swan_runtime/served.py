@@ -1,0 +1,43 @@
+"""A plain linear layer that a hardened model runs on the kernels."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from swan_runtime.kernels.linear import linear
+from swan_runtime.kernels.weights import LinearWeights
+
+
+class ServedLinear(nn.Linear):
+    """nn.Linear, and nothing else until harden_ sets `packed`: then calls without gradients run on our dense product.
+
+    It shares the layer's memory. Copies, training and loading drop it, as they do for gated layers.
+    """
+
+    packed: LinearWeights | None = None
+
+    def pack(self) -> None:
+        """Needs float32 on a CPU; anything else stays with torch."""
+        weight, bias = self.weight.detach(), None if self.bias is None else self.bias.detach()
+        if weight.dtype is torch.float32 and weight.is_cpu and weight.is_contiguous():
+            self.packed = LinearWeights(weight, weight.new_zeros(len(weight)) if bias is None else bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.packed is None or torch.is_grad_enabled() or x.dtype is not torch.float32:
+            return super().forward(x)
+        return linear(x.reshape(-1, self.in_features), self.packed).view(*x.shape[:-1], self.out_features)
+
+    def train(self, mode: bool = True) -> Self:
+        if mode:
+            self.packed = None
+        return super().train(mode)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "packed": None}
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self.packed = None
+        super()._load_from_state_dict(*args, **kwargs)  # type: ignore[no-untyped-call]
