@@ -141,9 +141,9 @@ class Dispatcher:
         now = self._clock()
         self._running.remove(running)
         hosted, entries = running.hosted, running.entries
-        hosted.intake.answered(len(entries))
+        on_time = sum([now <= entry.due_s for entry in entries])
+        hosted.intake.answered(on_time)
         if not result.retried:
-            on_time = sum(now <= entry.due_s for entry in entries)
             late = len(entries) - on_time
             predicted_s = running.decision.predicted_s
             self._policy.on_batch_done(

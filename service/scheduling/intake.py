@@ -36,7 +36,10 @@ class Intake:
         self._horizon_s = max(self._horizon_s, timeout_s)
 
     def answered(self, requests: int) -> None:
-        """A batch came back. What its predecessor left over is kept, older room is not."""
+        """So many of a batch are on time. What its predecessor left over is kept, older room is not.
+
+        What is late makes no room: the queue is too long then.
+        """
         self._room = min(self._room, requests) + (1.0 + PROBE_RATIO) * requests
 
     def takes(self, timeout_s: float, idle: bool) -> bool:
