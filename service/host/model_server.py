@@ -15,16 +15,20 @@ from service.config import Settings
 from service.host import shortcut
 from service.host.accepting import accept_all
 from service.host.coordinator import ActorSource, SetPoints, SetPointSource, follow
-from service.host.http_protocol import gated_protocol
+from service.host.gated_protocol import gated_protocol
 from service.host.mounting import STREAMS, UNARY, RawMessage, ReplicaContext
+from service.inference.limits import Limits
 
 
 class Replica(Protocol):
     """What a replica hosts: the protocol app, free of Ray, with what operators and the autoscaler want of it."""
 
     @property
-    def gate(self) -> Gate:
+    def gate(self) -> Gate | None:
         """Refuses the surplus of a flood before it is parsed."""
+
+    @property
+    def limits(self) -> Limits: ...
 
     async def asgi(self, scope: Any, receive: Any, send: Any) -> None: ...
 
@@ -70,7 +74,8 @@ class ModelServer:
         self._replica = await factory(settings, source)
         shortcut.host(self._replica)
         accept_all(asyncio.get_running_loop())  # Ray Serve makes its HTTP server on it next
-        HTTP_PROTOCOLS["auto"] = gated_protocol(self._replica.gate)  # and takes uvicorn's default protocol
+        # and takes uvicorn's default protocol
+        HTTP_PROTOCOLS["auto"] = gated_protocol(self._replica, self._replica.gate, self._replica.limits)
         self._following = asyncio.create_task(follow(source, self._replica.steer))
 
     def __serve_build_asgi_app__(self) -> AsgiEntry:

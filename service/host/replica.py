@@ -13,6 +13,7 @@ from service.api.grpc_frame import CallContext
 from service.engine.client import Engine
 from service.host.coordinator import SetPoints
 from service.host.node_metrics import NodeMetrics
+from service.inference.limits import Limits
 from service.inference.readiness import Readiness
 from service.scheduling.scheduler import Scheduler
 
@@ -49,6 +50,10 @@ class ServiceReplica:
     @property
     def gate(self) -> Gate:
         return self._parts.app.gate
+
+    @property
+    def limits(self) -> Limits:
+        return self._parts.app.limits
 
     async def asgi(self, scope: Any, receive: Any, send: Any) -> None:
         await self._parts.app.asgi(scope, receive, send)

@@ -8,13 +8,14 @@ import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import grpc
 import uvicorn
 
 from service.api.application import OipApp
-from service.host.http_protocol import bounded_protocol
+from service.host.http_protocol import BoundedProtocol
 from service.host.rpc_handlers import add_service
 from service.inference.limits import Limits
 from service.security.tls import TlsSettings
@@ -81,7 +82,7 @@ def _http_config(app: OipApp, tls: TlsSettings | None) -> uvicorn.Config:
 
     return uvicorn.Config(
         asgi,
-        http=bounded_protocol(app.limits, app.gate),
+        http=partial(BoundedProtocol, app.grpc, app.gate, app.limits),
         ws="none",
         lifespan="on",
         log_config=None,

