@@ -26,11 +26,12 @@ from service.console.source import DataplaneSource
 from service.control.fixed import Fixed
 from service.control.policy import DrainFeasible
 from service.control.quota import MacBuckets, Quota, Quotas
+from service.control.set_points import Mode, SetPoints
 from service.control.types import Policy
 from service.engine.client import Engine
 from service.engine.workers import EngineWorkers
 from service.errors import ModelFailed
-from service.host.coordinator import Mode, SetPoints, SetPointSource
+from service.host.coordinator import SetPointSource
 from service.host.image_cache import link
 from service.host.node_metrics import NodeMetrics
 from service.host.operator_routes import MetricsRoute, SetPointRoute

@@ -12,9 +12,10 @@ from uvicorn.config import HTTP_PROTOCOLS
 from service.api.gate import Gate
 from service.api.grpc_frame import CallContext
 from service.config import Settings
+from service.control.set_points import SetPoints
 from service.host import shortcut
 from service.host.accepting import accept_all
-from service.host.coordinator import ActorSource, SetPoints, SetPointSource, follow
+from service.host.coordinator import ActorSource, SetPointSource, follow
 from service.host.gated_protocol import gated_protocol
 from service.host.mounting import STREAMS, UNARY, RawMessage, ReplicaContext
 from service.inference.limits import Limits

@@ -14,7 +14,8 @@ from prometheus_client import CollectorRegistry
 from service.api.http import decode_headers
 from service.api.http_body import Receive, Send, read_body
 from service.api.json_reader import read_json_object
-from service.host.coordinator import SetPoints, SetPointSource
+from service.control.set_points import SetPoints
+from service.host.coordinator import SetPointSource
 from service.inference.limits import Limits
 from service.telemetry.exposition import CONTENT_TYPE, render
 

@@ -10,8 +10,8 @@ from typing import Any
 from service.api.application import OipApp
 from service.api.gate import Gate
 from service.api.grpc_frame import CallContext
+from service.control.set_points import SetPoints
 from service.engine.client import Engine
-from service.host.coordinator import SetPoints
 from service.host.node_metrics import NodeMetrics
 from service.inference.limits import Limits
 from service.inference.readiness import Readiness

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from models.interface import ServableModel
 from service.control.edf import EdfQueue
 from service.control.profile import ServiceProfile
+from service.control.set_points import Mode, SetPoints
 from service.control.types import Decision, Limit, ModelPlan, QueuedItem, ShedReason, priority_class
 from service.errors import Overloaded, ServiceError
-from service.host.coordinator import Mode, SetPoints
 from service.scheduling.intake import Intake
 from service.scheduling.reply import ReplyDelay
 from service.telemetry.model_metrics import ModelMetrics

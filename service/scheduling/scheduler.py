@@ -17,17 +17,17 @@ from typing import Protocol
 from models.interface import ServableModel
 from service.control.governor import Governor
 from service.control.profile import ServiceProfile
+from service.control.set_points import Mode, SetPoints
 from service.control.shadow import Verdict
 from service.control.types import Policy, QueuedItem, ShedReason
 from service.errors import NotFound, Overloaded, Unavailable
-from service.host.coordinator import Mode, SetPoints
 from service.scheduling.demand import DemandReport
 from service.scheduling.dispatcher import Dispatcher
+from service.scheduling.gauges import GaugePublisher
 from service.scheduling.hosted import Entry, HostedModel, model_key, priority_label
 from service.scheduling.intake import Intake
 from service.scheduling.waiting import WaitingRoom
 from service.scheduling.worker import Workers
-from service.telemetry.gauges import GaugePublisher
 from service.telemetry.metrics import Metrics
 from service.telemetry.model_metrics import ModelMetrics
 from service.types import Completion, Work

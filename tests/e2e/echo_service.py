@@ -10,7 +10,8 @@ import grpc
 
 from service.api.grpc_frame import CallContext
 from service.config import Settings
-from service.host.coordinator import SetPoints, SetPointSource
+from service.control.set_points import SetPoints
+from service.host.coordinator import SetPointSource
 from service.host.model_server import deployment
 from service.inference.limits import Limits
 

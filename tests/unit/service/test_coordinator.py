@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from service.control.set_points import Mode, SetPoints
 from service.errors import InvalidRequest
-from service.host.coordinator import Coordinator, Mode, SetPoints, follow
+from service.host.coordinator import Coordinator, follow
 
 
 async def test_a_waiting_replica_is_woken_by_a_change() -> None:

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from service.control.fixed import Fixed
+from service.control.set_points import Mode, SetPoints
 from service.errors import DeadlineExceeded, InvalidRequest, ModelFailed, NotFound, Overloaded, Unavailable
-from service.host.coordinator import Mode, SetPoints
 from service.types import Contract, DeadlinePolicy, LimitedBy, Quality, Work
 from tests.support.gated_numpy import GatedNumpy
 from tests.support.manual import Bench, profile_of, settle

@@ -11,9 +11,9 @@ import pytest
 
 from service.control.fixed import Fixed
 from service.control.policy import DrainFeasible
+from service.control.set_points import Mode, SetPoints
 from service.control.types import Decision, ReplicaView
 from service.errors import DeadlineExceeded, Overloaded
-from service.host.coordinator import Mode, SetPoints
 from service.types import Completion, Contract, DeadlinePolicy, LimitedBy, Quality
 from tests.support.gated_numpy import GatedNumpy
 from tests.support.manual import Bench, Task, profile_of, settle

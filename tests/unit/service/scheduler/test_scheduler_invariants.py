@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from service.control.fixed import Fixed
 from service.control.policy import DrainFeasible
+from service.control.set_points import Mode, SetPoints
 from service.control.types import Policy
 from service.errors import DeadlineExceeded, ModelFailed, Overloaded, ServiceError
-from service.host.coordinator import Mode, SetPoints
 from service.telemetry.metrics import Outcome
 from service.types import Completion, Contract, DeadlinePolicy, Quality
 from tests.support.gated_numpy import GatedNumpy
