@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import grpc
 import httpx
 import numpy as np
 import psutil
@@ -107,6 +109,16 @@ def test_a_lost_coordinator_is_replaced_and_remembers(served: RunningService) ->
     while answer.status_code != 200 or answer.json()["version"] < version:
         answer = get(served, "/v2/control")
     assert answer.json()["max_budget"] == 0.9
+
+
+def test_whoever_watches_its_health_hears_that_it_ends(served: RunningService) -> None:
+    """The last test: it ends the service."""
+    with grpc.insecure_channel(served.grpc) as channel:
+        statuses = channel.unary_stream("/grpc.health.v1.Health/Watch")(b"", timeout=60)
+        assert next(statuses) == b"\x08\x01"
+        served.process.send_signal(signal.SIGTERM)
+        assert next(statuses) == b"\x08\x02"
+        assert served.stop() == 0
 
 
 def _post(service: RunningService, path: str, body: object) -> httpx.Response:

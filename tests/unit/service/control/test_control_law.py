@@ -51,17 +51,19 @@ DEADLINES = st.lists(st.floats(0.02, 1.0), min_size=1, max_size=40)
 @QUICK
 @given(DEADLINES, st.floats(0.0, 0.3))
 def test_more_slack_never_lowers_the_budget(deadlines, more):
+    """Unless it goes into a fuller head batch, which serves more: that was worth more than the budget (ADR 3)."""
     tight = learnt(PLAN).decide(view_of(queue_of(deadlines)))
     loose = learnt(PLAN).decide(view_of(queue_of([deadline + more for deadline in deadlines])))
-    assert loose.budget >= tight.budget - 0.02
+    assert loose.budget >= tight.budget - 0.02 or len(loose.batch) > len(tight.batch)
 
 
 @QUICK
-@given(DEADLINES, st.floats(0.02, 1.0))
-def test_one_more_in_the_queue_never_raises_the_budget(deadlines, another):
+@given(DEADLINES, st.floats(0.0, 1.0))
+def test_one_more_behind_the_queue_never_raises_the_budget(deadlines, later):
+    """A more urgent one may: a head batch of its own can leave the others, which then share batches anew, more time."""
     before = learnt(PLAN).decide(view_of(queue_of(deadlines)))
-    after = learnt(PLAN).decide(view_of(queue_of([*deadlines, another])))
-    assert after.budget <= before.budget + 0.02 or before.at_floor
+    after = learnt(PLAN).decide(view_of(queue_of([*deadlines, max(deadlines) + later])))
+    assert after.budget <= before.budget + 1e-9 or before.at_floor
 
 
 @QUICK
