@@ -112,6 +112,7 @@ def main(
     family = FAMILIES[model]()
     run = Run(family, splits, out / model, work, quick, seed)
     teacher = _teacher(run, console)
+    console.print(f"wrote {_training_free(run)}")
     lessons = _lessons(run, teacher)
     for size in sizes or family.sizes:
         torch.manual_seed(seed)
@@ -120,7 +121,6 @@ def main(
         write_rival(run.out / f"static-{size}.safetensors", _ready(network))
     for budget in single_budget or SINGLE[model]:
         console.print(f"wrote {_single_budget(run, teacher, lessons, budget)}")
-    console.print(f"wrote {_training_free(run)}")
 
 
 def _teacher(run: Run, console: Console) -> nn.Module:
