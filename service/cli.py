@@ -17,6 +17,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "gate": ("service.commands.gate", "Gate a trained dense torch model without training and package it."),
     "calibrate": ("service.commands.calibrate", "Recalibrate a package on your own data."),
     "compact": ("service.commands.compact", "Export a plain dense model for one budget."),
+    "settings": ("service.commands.settings", "List all settings with their variables, values and meanings."),
     "bench": ("service.commands.bench", "Benchmarks: kernels, models, overhead, serving."),
     "simulate": ("service.commands.simulate", "Simulate budget policies on traffic shapes."),
     "loadtest": ("service.commands.loadtest", "Run a load test scenario against a service."),
