@@ -42,7 +42,9 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 ENV NUMBA_CPU_NAME=x86-64-v2 PYTHONSAFEPATH=1
 COPY deploy/image/warm.py /src/warm.py
 WORKDIR /tmp
+# And what stands in for HAProxy (RAY_SERVE_HAPROXY_BINARY_PATH in deploy/base/ray.env).
 RUN python -m swan_runtime.kernels.native && python /src/warm.py /opt/swan/swan-serve \
+    && python -c 'from pathlib import Path; from service.launcher.ray_environment import haproxy_environment as write; write(Path("/opt/swan"))' \
     && pip uninstall -q -y pip && chmod -R a+rX /opt/venv /opt/swan
 
 FROM ${PYTHON_IMAGE}
