@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import gc
 import os
 import sys
 from collections.abc import Mapping
@@ -54,6 +55,8 @@ from service.telemetry.observing import AccessObserver, SpanObserver, Surroundin
 from service.telemetry.tracing import TraceSettings, build_tracer
 from swan_runtime.cache import cache_directory
 
+GARBAGE_COLLECT_AT = 20_000  # new objects; at the default of 700, 6.6 % of a loaded loop's time went into looking
+
 
 def build_app(args: Mapping[str, Any]) -> Any:
     """The Ray Serve application for `import_path: service.app:build_app`. Raises InvalidSetting."""
@@ -103,6 +106,7 @@ async def start_replica(settings: Settings, source: SetPointSource) -> ServiceRe
     replica = ServiceReplica(Parts(app, scheduler, readiness, NodeMetrics(app), engine), _durable(settings))
     replica.configure({})
     replica.publish_metrics(settings.metrics_port)
+    _collect_rarely()
     return replica
 
 
@@ -111,6 +115,13 @@ def _use_one_thread_per_operation() -> None:
     os.environ["OMP_NUM_THREADS"] = "1"  # for torch, which a replica without a model of its own never imports
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
+
+
+def _collect_rarely() -> None:
+    """What is loaded stays; requests leave hardly any cycles, but hold thousands of objects while they wait."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GARBAGE_COLLECT_AT, 20, 50)
 
 
 def _engine(settings: Settings) -> Engine | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +43,13 @@ class Quality:
     @property
     def pinned(self) -> bool:
         return self.minimum == self.maximum
+
+
+class Haste(NamedTuple):
+    """A request's time, before it is read. timeout_s: None = the model's default; age_s: since it came."""
+
+    timeout_s: float | None
+    age_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

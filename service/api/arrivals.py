@@ -3,8 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+
+START_HEADER = "x-request-start"
+MAX_AGE_S = 60.0  # more is a clock that is wrong
+_STAMP = re.compile(r" ?t=([0-9]{13,17})", re.ASCII)
+
+
+def age_of(stamp: str, now: Callable[[], float] = time.time) -> float | None:
+    """Seconds since a proxy on this machine wrote `t=` and microseconds; None for anything else."""
+    found = _STAMP.fullmatch(stamp)
+    if found is None:
+        return None
+    age_s = now() - int(found[1]) * 1e-6
+    return max(0.0, age_s) if age_s < MAX_AGE_S else None
 
 
 class Arrivals:
@@ -23,8 +37,17 @@ class Arrivals:
         self._asked = False
         self._timer: asyncio.TimerHandle | None = None
 
-    def now(self) -> float:
+    def of(self, headers: Mapping[str, str]) -> float:
         """The arrival of the request that is being looked at now, on the injected clock.
+
+        The proxy in front tells it where there is one: what waits in sockets is then no secret.
+        """
+        stamp = headers.get(START_HEADER)
+        age_s = None if stamp is None else age_of(stamp)
+        return self.now() if age_s is None else self._clock() - age_s
+
+    def now(self) -> float:
+        """As far as this process can know.
 
         What the loop does since its timer was due, it did with the request waiting; and where turns are long, one
         turn accepts what the next one reads.

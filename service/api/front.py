@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from service.api.arrivals import Arrivals
 from service.api.buffers import Buffers
 from service.api.gate import Gate
@@ -9,6 +11,7 @@ from service.api.turns import Turns
 from service.errors import Overloaded
 from service.inference.dataplane import Dataplane
 from service.inference.limits import Limits
+from service.types import Haste
 
 
 class Front:
@@ -32,4 +35,4 @@ class Front:
             self._dataplane.turned_away(model, version, refusal, arrival_s)
             raise
         if waited:  # the flood may have been noticed since it came
-            self.gate.check(model, version)
+            self.gate.check(model, version, Haste(None, time.monotonic() - arrival_s))

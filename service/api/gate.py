@@ -9,9 +9,12 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from service.api.arrivals import START_HEADER, age_of
+from service.api.call_context import CallContext
 from service.api.http import new_request_id
 from service.errors import Overloaded
 from service.inference.dataplane import Dataplane
+from service.types import Haste
 
 REASON = "surplus"  # ShedReason.SURPLUS of the control law, which this layer does not know
 MESSAGE = "more requests arrive than can be answered"
@@ -76,23 +79,26 @@ class Gate:
             return MORE
         if missing < 0 or _holds_any(data, _PARAMETERS):
             return None
-        if not self._dataplane.turns_away(named.model, named.version, _timeout_s(data, head), self._refusal):
+        age_s = age_of(_header(head, b"\r\nx-request-start:").decode("latin-1")) or 0.0
+        haste = Haste(_timeout_s(data, head), age_s)
+        if not self._dataplane.turns_away(named.model, named.version, haste, self._refusal):
             return None
         return _answer(data[:body])
 
-    def rpc(self, data: bytes, timeout_s: float | None) -> None:
+    def rpc(self, data: bytes, context: CallContext) -> None:
         """data: a ModelInferRequest. Raises Overloaded if it is surplus."""
         size = data[1] if len(data) > 1 and data[0] == _NAME_FIELD else 0
         if not 0 < size < _CONTINUED or _holds_any(data, _RPC_PARAMETERS):
             return
-        asked_s = _rpc_timeout_s(data)
+        asked_s, timeout_s = _rpc_timeout_s(data), context.time_remaining()
         if asked_s is not None:
             timeout_s = asked_s if timeout_s is None else min(asked_s, timeout_s)
-        self.check(data[2 : 2 + size].decode("latin-1"), "", timeout_s)
+        age_s = age_of(context.headers().get(START_HEADER, "")) or 0.0
+        self.check(data[2 : 2 + size].decode("latin-1"), "", Haste(timeout_s, age_s))
 
-    def check(self, model: str, version: str, timeout_s: float | None = None) -> None:
+    def check(self, model: str, version: str, haste: Haste) -> None:
         """Raises Overloaded if one more request for this model is surplus."""
-        if self.shut and self._dataplane.turns_away(model, version, timeout_s, self._refusal):
+        if self.shut and self._dataplane.turns_away(model, version, haste, self._refusal):
             raise Overloaded(MESSAGE, RETRY_AFTER_S, REASON)
 
     def _named(self, data: bytes) -> _Named | None:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
-import grpc
 from google.protobuf.message import DecodeError
 
 from service.api.around import Around, nothing_around
 from service.api.arrivals import Arrivals
 from service.api.auth import Authorizer, Scope
+from service.api.call_context import CallContext
 from service.api.gate import Gate
 from service.api.grpc_codec import CallFacts
 from service.api.http import new_request_id, request_id_of
@@ -22,19 +22,6 @@ from service.errors import InvalidRequest, Overloaded, PayloadTooLarge
 from service.inference.limits import Limits
 
 INFER = "ModelInfer"
-
-
-class CallContext(Protocol):
-    """What a host tells about a call and takes back; grpc.aio and Ray Serve each have an adapter of a few lines."""
-
-    def headers(self) -> dict[str, str]:
-        """Metadata, lower-case keys, text values only."""
-
-    def time_remaining(self) -> float | None:
-        """Seconds to the client's deadline, None without one."""
-
-    def finish(self, code: grpc.StatusCode | None, details: str, trailing: Sequence[tuple[str, str]]) -> None:
-        """Set the status (None = OK) and trailing metadata; what the RPC returns next is ignored unless OK."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +60,7 @@ class GrpcFrame:
     async def unary(self, service: str, method: str, data: bytes, context: CallContext) -> bytes:
         if method == INFER and self._gate is not None and self._gate.shut:
             try:
-                self._gate.rpc(data, context.time_remaining())
+                self._gate.rpc(data, context)
             except Overloaded as surplus:
                 _fail(context, surplus, new_request_id())
                 return b""
@@ -107,7 +94,8 @@ class GrpcFrame:
         context.finish(None, "", _trailing(facts.request_id))
 
     def _facts(self, context: CallContext) -> CallFacts:
-        headers, arrival_s, remaining_s = context.headers(), self._arrivals.now(), context.time_remaining()
+        headers, remaining_s = context.headers(), context.time_remaining()
+        arrival_s = self._arrivals.of(headers)
         # counted by the transport from now on, by us from the arrival
         deadline_s = None if remaining_s is None else remaining_s + time.monotonic() - arrival_s
         return CallFacts(headers, request_id_of(headers), arrival_s, deadline_s)

@@ -80,7 +80,7 @@ class RestApi:
         return table
 
     async def infer(self, call: Call) -> Answer:
-        arrival_s = self._front.arrivals.now()
+        arrival_s = self._front.arrivals.of(call.headers)
         await self._front.enter(*_model(call), arrival_s)
         with self._front.buffers.hold() as hold:
             body = await read_body(call.receive, call.headers, self._limits, hold)

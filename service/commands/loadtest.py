@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import sys
 import tempfile
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+import uvloop
 from rich.console import Console
 from rich.table import Table
 
@@ -71,11 +71,11 @@ def command(
     try:
         with service() as target:
             if scenario == "capacity":
-                asyncio.run(_capacity(target, model, protocol, deadline_ms, console))
+                uvloop.run(_capacity(target, model, protocol, deadline_ms, console))
             elif scenario in CHAOS:
-                asyncio.run(_disturb(scenario, target, (model, protocol, deadline_ms), console))
+                uvloop.run(_disturb(scenario, target, (model, protocol, deadline_ms), console))
             else:
-                asyncio.run(_play(scenario, target, (model, protocol, deadline_ms, rounds, seed), report, console))
+                uvloop.run(_play(scenario, target, (model, protocol, deadline_ms, rounds, seed), report, console))
     except (TargetError, RuntimeError, ValueError) as problem:
         console.print(f"[red]{problem}[/]")
         raise typer.Exit(2) from None

@@ -96,7 +96,7 @@ class DrainFeasible:
         if item.floor > track.plan.min_budget and self._lateness(view, replace(item, floor=0.0)) <= 0.0:
             return self._refuse(view, item, late, ShedReason.FLOOR)
         alone_s = track.slowdown.kappa * track.plan.profile.seconds(item.floor, item.rows)
-        by_load = view.now_s + alone_s <= item.deadline_s
+        by_load = item.arrival_s + alone_s <= item.deadline_s  # in time, had nothing kept it waiting
         if by_load:
             self._refused_s = view.now_s
         return replace(self._refuse(view, item, late, ShedReason.ADMISSION), by_load=by_load)

@@ -9,8 +9,8 @@ from typing import Any, Protocol
 from ray import serve
 from uvicorn.config import HTTP_PROTOCOLS
 
+from service.api.call_context import CallContext
 from service.api.gate import Gate
-from service.api.grpc_frame import CallContext
 from service.config import Settings
 from service.control.set_points import SetPoints
 from service.host import shortcut

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from service.api.application import OipApp
+from service.api.call_context import CallContext
 from service.api.gate import Gate
-from service.api.grpc_frame import CallContext
 from service.control.set_points import SetPoints
 from service.engine.client import Engine
 from service.host.node_metrics import NodeMetrics

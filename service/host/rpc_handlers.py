@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import grpc
 
-from service.api.grpc_frame import CallContext
+from service.api.call_context import CallContext
 
 
 class Rpcs(Protocol):

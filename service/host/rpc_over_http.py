@@ -13,6 +13,7 @@ from urllib.parse import quote
 import grpc
 
 from service.api import proto
+from service.api.arrivals import START_HEADER, age_of
 from service.api.http_body import inflate
 from service.api.status import refusal
 from service.errors import InvalidRequest, PayloadTooLarge, ServiceError, UnsupportedEncoding
@@ -54,11 +55,11 @@ class HttpCall:
         return self._headers
 
     def time_remaining(self) -> float | None:
-        """What the client allowed; the few microseconds since do not count."""
+        """What the client allowed, less what the call has waited for this process."""
         text = self._headers.get("grpc-timeout", "")
         if not text[:-1].isdigit() or text[-1] not in _UNITS_S:
             return None
-        return int(text[:-1]) * _UNITS_S[text[-1]]
+        return int(text[:-1]) * _UNITS_S[text[-1]] - (age_of(self._headers.get(START_HEADER, "")) or 0.0)
 
     def finish(self, code: grpc.StatusCode | None, details: str, trailing: Sequence[tuple[str, str]]) -> None:
         self._code = code.value[0] if code is not None else 0

@@ -21,7 +21,7 @@ from service.inference.repository import IndexEntry, ModelRepository
 from service.inference.statistics import Statistics
 from service.inference.validation import RequestChecker
 from service.telemetry.observer import RequestObserver
-from service.types import Completion, InferRequest, InferResponse, OutputRequest, OutputTensor, Work
+from service.types import Completion, Haste, InferRequest, InferResponse, OutputRequest, OutputTensor, Work
 from swan_runtime.errors import InvalidInputError
 
 logger = logging.getLogger(__name__)
@@ -191,15 +191,15 @@ class Dataplane:
         """Whether `turns_away` can be true of any request."""
         return self._executor.flooded
 
-    def turns_away(self, name: str, version: str, timeout_s: float | None, error: Overloaded) -> bool:
-        """Whether one more request is surplus; then it is counted as refused with `error`. timeout_s: its time."""
+    def turns_away(self, name: str, version: str, haste: Haste, error: Overloaded) -> bool:
+        """Whether one more request is surplus; then it is counted as refused with `error`."""
         try:
             spec = self._find(name, version).spec
         except ServiceError:  # for the long way to answer
             return False
-        if self._executor.takes(spec.name, spec.version, timeout_s):
+        if self._executor.takes(spec.name, spec.version, haste):
             return False
-        self._tell_refused(spec, error, 0.0)
+        self._tell_refused(spec, error, haste.age_s)
         return True
 
     def turned_away(self, name: str, version: str, error: Overloaded, arrival_s: float) -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from models.interface import ModelOutput, ServableModel
 from service.errors import DeadlineExceeded
-from service.types import Completion, LimitedBy, Work
+from service.types import Completion, Haste, LimitedBy, Work
 
 
 class Executor(Protocol):
@@ -23,11 +23,8 @@ class Executor(Protocol):
     def flooded(self) -> bool:
         """Whether some model is asked for more than it can answer; else `takes` is always true."""
 
-    def takes(self, name: str, version: str, timeout_s: float | None) -> bool:
-        """Whether one more request for a model is worth reading; one that is not is counted as shed.
-
-        timeout_s: the time it has, None = the model's default.
-        """
+    def takes(self, name: str, version: str, haste: Haste) -> bool:
+        """Whether one more request for a model is worth reading; one that is not is counted as shed."""
 
     def count_shed(self, name: str, version: str, reason: str) -> None:
         """A request for this model was refused before it could become work."""
@@ -50,7 +47,7 @@ class DirectExecutor:
     def flooded(self) -> bool:
         return False
 
-    def takes(self, name: str, version: str, timeout_s: float | None) -> bool:
+    def takes(self, name: str, version: str, haste: Haste) -> bool:
         return True
 
     def count_shed(self, name: str, version: str, reason: str) -> None:

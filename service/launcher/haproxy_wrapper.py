@@ -1,4 +1,7 @@
-"""Stands in for the HAProxy binary: sends ModelInfer to the replicas' HTTP ports, then becomes HAProxy.
+"""Stands in for the HAProxy binary: two additions to its configuration, then it becomes HAProxy.
+
+Requests carry the time at which they came (X-Request-Start, as other proxies write it), so that a replica knows how
+long one has waited for it. ModelInfer goes to the replicas' HTTP ports:
 
 HAProxy translates HTTP/2 into HTTP/1.1, trailers included, for a hundredth of what grpc.aio takes for the same: three
 batches, each of them two thread switches, in Python. Streams and all other RPCs go to the gRPC ports as ever, as does
@@ -14,8 +17,10 @@ import re
 import sys
 from pathlib import Path
 
+STAMP = "http-request set-header x-request-start t=%[date(0,us)]"
 RPC_PATH = "/inference.GRPCInferenceService/ModelInfer"
 
+_BIND = re.compile(r"^ +bind .*\n", re.MULTILINE)
 _DEFAULT = re.compile(r"^ +default_backend grpc-(\S+)$", re.MULTILINE)
 _RULES = re.compile(r"^ +(?:use_backend|default_backend) ", re.MULTILINE)
 _REPLICA = re.compile(r"^ +server (SERVE_REPLICA\S*) ", re.MULTILINE)
@@ -23,7 +28,16 @@ _ACL = "swan_rpc_over_http"
 
 
 def rewritten(text: str) -> str:
-    """The configuration with ModelInfer sent over HTTP/1.1; unchanged where a part of it cannot be found."""
+    """The configuration with both additions; without one of them where its place cannot be found."""
+    for head in ("frontend http_frontend", "frontend grpc_frontend"):
+        frontend = _section(text, head)
+        bind = _BIND.search(frontend)
+        if bind is not None:
+            text = text.replace(frontend, f"{frontend[: bind.end()]}    {STAMP}\n{frontend[bind.end() :]}")
+    return _with_rpc_over_http(text)
+
+
+def _with_rpc_over_http(text: str) -> str:
     frontend = _section(text, "frontend grpc_frontend")
     default = _DEFAULT.search(frontend)
     rule = _RULES.search(frontend)

