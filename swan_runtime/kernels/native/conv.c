@@ -283,8 +283,8 @@ struct buffers {
 };
 
 static int take(const struct conv *c, const struct sizes *z, int64_t samples, struct buffers *m) {
-    int64_t rest = z->pad_w * c->down_h + z->out_cover + SLACK;
-    int64_t raw = CHUNK * z->raw + SLACK, mid = CHUNK * z->plane + rest;
+    int64_t rest = z->pad_w * c->down_h + z->out_cover + SLACK, kept = c->units < CHUNK ? c->units : CHUNK;
+    int64_t raw = kept * z->raw + SLACK, mid = kept * z->plane + rest;
     int64_t copy = c->tail == PROJECTED ? c->inputs * z->out_h * z->out_cover + SLACK : 0;
     if (mid < copy) mid = copy;
     int64_t longest = c->units > c->inputs ? c->units : c->inputs;
@@ -336,10 +336,14 @@ static void answer(const struct conv *c, const struct sizes *z, const float *x, 
             const float *shortcut = x + (h + c->padding) * z->x_row + (w + c->padding) * c->inputs;
             for (int64_t p = 0; p < z->panels; p++) {
                 const float *from = sum + ((p * z->out_h + h) * z->out_cover + w) * PANEL;
-                int64_t n = O - p * PANEL < PANEL ? O - p * PANEL : PANEL;
-                for (int64_t i = 0; i < n; i++) {
-                    int64_t o = p * PANEL + i;
-                    float v = from[i] + c->fold[at + o];
+                int64_t n = O - p * PANEL < PANEL ? O - p * PANEL : PANEL, o = p * PANEL, end = o + n;
+                for (; o + VL <= end; o += VL, from += VL) {
+                    vf v = load(from) + load(c->fold + at + o);
+                    if (c->tail == IDENTICAL) v += load(shortcut + o);
+                    store(y + at + o, c->relu ? pick(v < 0.0f, all(0.0f), v) : v);
+                }
+                for (; o < end; o++, from++) {
+                    float v = *from + c->fold[at + o];
                     if (c->tail == IDENTICAL) v += shortcut[o];
                     y[at + o] = c->relu && v < 0.0f ? 0.0f : v;
                 }
