@@ -49,6 +49,7 @@ def main(
     shape: Annotated[list[str] | None, typer.Option(help="Only these shapes, e.g. 384x1536; may be repeated.")] = None,
     mask: Annotated[list[str] | None, typer.Option(help="Only these regimes, e.g. own; may be repeated.")] = None,
     rows: Annotated[list[int] | None, typer.Option(help="Only so many rows; may be repeated.")] = None,
+    earlier: Annotated[list[Path] | None, typer.Option("--with", help="Report a --json file as well.")] = None,
 ) -> None:
     """Speed-up over dense and share of the ideal 1/(density + gate share), for every regime, on this machine."""
     console = Console() if Console().is_terminal else Console(width=TABLE_WIDTH)
@@ -56,7 +57,7 @@ def main(
     baseline = DenseBaseline(compiled, console)
     wanted = ((shape, "shape"), (mask, "mask"), (rows, "rows"))
     cases = [c for c in _cases(quick) if all(not only or getattr(c, name) in only for only, name in wanted)]
-    records: list[Record] = []
+    records = [Record(**fields) for path in earlier or () for fields in json.loads(path.read_text(encoding="utf-8"))]
     limit = seconds or (0.25 if quick else 0.4)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with torch.inference_mode(), Progress(*columns, console=console) as progress:

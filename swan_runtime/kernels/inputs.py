@@ -12,6 +12,7 @@ from swan_runtime.kernels import reference
 from swan_runtime.kernels.magnitude_weights import InputWeights
 from swan_runtime.kernels.native import library
 from swan_runtime.kernels.parallel import share_out
+from swan_runtime.kernels.rows import PANEL_ROWS
 
 InputKernel = Callable[[InputWeights, Tensor, Tensor, "Tensor | None", Tensor], None]
 
@@ -31,16 +32,14 @@ def numba(w: InputWeights, x: Tensor, mask: Tensor, dropped: Tensor | None, y: T
 
 def dense(w: InputWeights, x: Tensor, mask: Tensor | None, dropped: Tensor | None, y: Tensor) -> None:
     """mask None: every input of every row is used, so no mean is, and the layer's own bias serves."""
+    loaded = library()
+    if loaded is not None and x.shape[0] >= PANEL_ROWS:
+        loaded.dense_inputs(w, x, mask, dropped, y)
+        return
     if mask is None:
         torch.addmm(w.bias, x, w.down_t, out=y)
         if dropped is not None:
             dropped.zero_()
-        return
-    loaded = library()
-    if loaded is not None:
-        kept = torch.empty_like(x)
-        loaded.keep(w, x, mask, dropped, kept)
-        torch.addmm(w.down_bias, kept, w.down_t, out=y)
         return
     torch.addmm(w.down_bias, (x - w.mean).mul_(mask), w.down_t, out=y)
     _drop(w, x, mask, dropped)

@@ -54,20 +54,22 @@ def block(w: MlpWeights | GluWeights, half: bool = True) -> Any:
     return w.cache[key]
 
 
-def input_block(w: InputWeights) -> Any:
-    if "native" not in w.cache:
-        matrices = HalfMatrices(None, None, w.down_t, w.down_tiled) if w.half is None else w.half
-        w.cache["native"] = Block(
+def input_block(w: InputWeights, half: bool = True) -> Any:
+    use = w.half if half else None
+    key = "native" if use is None else "native half"
+    if key not in w.cache:
+        matrices = HalfMatrices(None, None, w.down_t, w.down_tiled) if use is None else use
+        w.cache[key] = Block(
             units=w.units,
             inputs=w.units,
             outputs=w.outputs,
-            half=w.half is not None,
+            half=use is not None,
             down=pointer(matrices.down_t),
             down_tiled=pointer(matrices.down_tiled),
             down_bias=w.down_bias.data_ptr(),
             mean=w.mean.data_ptr(),
         )
-    return w.cache["native"]
+    return w.cache[key]
 
 
 def linear_block(w: LinearWeights) -> Any:

@@ -107,7 +107,7 @@ class Library:
         )
         self._dense = _function(loaded, "swan_dense", POINTER(Block), c_void_p, c_int64, *[c_void_p] * 3)
         self._linear = _function(loaded, "swan_linear", POINTER(Block), c_void_p, c_int64, c_void_p)
-        self._keep = _function(loaded, "swan_keep", POINTER(Block), c_void_p, c_int64, *[c_void_p] * 3)
+        self._dense_inputs = _function(loaded, "swan_dense_inputs", POINTER(Block), c_void_p, c_int64, *[c_void_p] * 3)
         self._conv = _function(
             loaded, "swan_conv", POINTER(structures.Conv), c_void_p, c_int64, c_void_p, c_void_p, c_int64, c_void_p
         )
@@ -184,10 +184,10 @@ class Library:
         """y [B, F] of x [B, D]."""
         _check(self._linear(blocks.linear_block(w), x.data_ptr(), x.shape[0], y.data_ptr()))
 
-    def keep(self, w: InputWeights, x: Tensor, mask: Tensor, dropped: Tensor | None, out: Tensor) -> None:
-        """out [B, F] = x - mean where mask bool [B, F] is set, else 0; dropped: as in `inputs`."""
-        pointers = mask.data_ptr(), blocks.pointer(dropped), out.data_ptr()
-        self._keep(blocks.input_block(w), x.data_ptr(), x.shape[0], *pointers)
+    def dense_inputs(self, w: InputWeights, x: Tensor, mask: Tensor | None, dropped: Tensor | None, y: Tensor) -> None:
+        """As `inputs`, without skipping; mask None: every input is active."""
+        pointers = blocks.pointer(mask), blocks.pointer(dropped), y.data_ptr()
+        _check(self._dense_inputs(blocks.input_block(w, half=False), x.data_ptr(), x.shape[0], *pointers))
 
     def scores(self, gate: GateWeights, x: Tensor, scores: Tensor) -> None:
         """scores [B, F] of x [B, D]."""

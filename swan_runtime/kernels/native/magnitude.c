@@ -111,20 +111,3 @@ API int64_t swan_finish(const struct block *b, int64_t rows, const uint8_t *mask
     }
     return 0;
 }
-
-/* What a product without skipping takes: out [rows, F] = x - mean where a mask byte is set, else 0; dropped: as in swan_inputs. */
-API int64_t swan_keep(const struct block *b, const float *x, int64_t rows, const uint8_t *mask, float *dropped, float *out) {
-    for (int64_t r = 0; r < rows; r++)
-        for (int64_t j = 0; j < b->units; j += VL) {
-            int n = b->units - j < VL ? (int)(b->units - j) : VL;
-            int64_t at = r * b->units + j;
-            vf v = n == VL ? load(x + at) - load(b->mean + j) : load_part(x + at, n) - load_part(b->mean + j, n);
-            vi off = (n == VL ? bytes(mask + at) : bytes_part(mask + at, n)) == 0;
-            vf kept = pick(off, (vf){0}, v), lost = v - kept;
-            if (n == VL) store(out + at, kept);
-            else memcpy(out + at, &kept, n * sizeof(float));
-            if (dropped && n == VL) store(dropped + at, lost);
-            else if (dropped) memcpy(dropped + at, &lost, n * sizeof(float));
-        }
-    return 0;
-}
