@@ -41,7 +41,7 @@ class ServiceProfile:
         self.batches = tuple(batches)
         self.grid = tuple(tuple(map(float, row)) for row in seconds)
         self._check()
-        self._times: dict[float, list[float]] = {}
+        self._times: dict[tuple[float, int], list[float]] = {}
         self._ratios: dict[tuple[int, int], float] = {}
         self.timetables: dict[object, Timetable] = {}
         self._rows: list[tuple[float, ...]] = [self._interpolate_rows(rows) for rows in range(self.batches[-1] + 1)]
@@ -93,13 +93,13 @@ class ServiceProfile:
         return known
 
     def largest_batch(self, budget: float, seconds: float, max_rows: int) -> int:
-        """Most profiled rows, up to `max_rows` and at least 1, that take at most `seconds` at `budget`."""
-        times = self._times.get(budget)
+        """Most rows, up to `max_rows` and at least 1, that take at most `seconds` at `budget`."""
+        times = self._times.get((budget, max_rows))
         if times is None:
             if len(self._times) >= REMEMBERED_BUDGETS:
                 self._times.clear()
-            times = self._times[budget] = [self.seconds(budget, rows) for rows in range(1, self.batches[-1] + 1)]
-        return max(1, min(max_rows, bisect_right(times, seconds)))
+            times = self._times[budget, max_rows] = [self.seconds(budget, rows) for rows in range(1, max_rows + 1)]
+        return max(1, bisect_right(times, seconds))
 
     def _interpolate_rows(self, rows: int) -> tuple[float, ...]:
         i = bisect_left(self.batches, rows)
@@ -256,9 +256,12 @@ class Slowdown:
     """kappa: how much slower batches run than profiled (EWMA of actual / predicted), and how much that varies.
 
     A ratio is clipped at 4, so one huge stall cannot poison the correction. A cold replica starts at 1.3 and decays.
+    Nothing makes a machine faster than it is: batches much quicker than expected mean a profile taken on a busy one,
+    which is forgotten within ten of them.
     """
 
     GAIN = 0.05
+    QUICK, QUICK_GAIN = 0.6, 0.2  # below this share of what was expected
     CLIP = 4.0
 
     def __init__(self, kappa: float = 1.3, variance: float = 0.0025) -> None:
@@ -276,6 +279,9 @@ class Slowdown:
             return
         ratio = actual_s / predicted_s
         self.clipped_in_a_row = self.clipped_in_a_row + 1 if ratio >= self.CLIP else 0
+        if ratio < self.QUICK * self.kappa:
+            self.kappa += self.QUICK_GAIN * (ratio - self.kappa)
+            return
         ratio = min(ratio, self.CLIP)
         self.kappa += self.GAIN * (ratio - self.kappa)
         self.variance += self.GAIN * ((ratio - self.kappa) ** 2 - self.variance)

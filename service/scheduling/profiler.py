@@ -122,7 +122,7 @@ def _affordable_grid(model: ServableModel, effort: Effort) -> list[tuple[int, fl
 
 
 def _grids(sizes: Sequence[int], budgets: Sequence[float]) -> Iterator[tuple[Sequence[int], Sequence[float]]]:
-    """Ever coarser grids. The largest batch goes last: batches beyond the grid are never formed."""
+    """Ever coarser grids, the largest batch of each as large as can be: beyond it rows are taken to cost alike."""
     few = tuple(dict.fromkeys((budgets[0], budgets[len(budgets) // 2], budgets[-1])))
     yield sizes, budgets
     for last in range(len(sizes) - 1, 0, -1):
