@@ -53,7 +53,10 @@ class NotOffered(ServiceError): ...
 
 
 class Overloaded(ServiceError):
-    """Refused before any work. reason: admission | queue_full | floor | deadline | quota | draining | memory."""
+    """Refused before any work.
+
+    reason: admission | queue_full | floor | deadline | evicted | quota | surplus | ingress | draining | memory.
+    """
 
     def __init__(self, message: str, retry_after_s: float = 1.0, reason: str = "admission") -> None:
         super().__init__(message)
