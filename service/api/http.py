@@ -6,6 +6,7 @@ import random
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import Any, Protocol
 
 import orjson
@@ -20,11 +21,15 @@ _RANDOM = random.Random()
 _CLIENT_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}", re.ASCII)
 # after these the rest of a body is still on its way: only closing the connection ends it
 _CLOSE_AFTER = frozenset({408, 413})
+_PHRASES = {status.value: status.phrase.encode() for status in HTTPStatus}
 
 
 @dataclass(slots=True)
 class Call:
-    """One HTTP request. path: the route's parameters, still as the client spelled them."""
+    """One HTTP request. path: the route's parameters, still as the client spelled them.
+
+    body: what a transport that cancels the work of a client that leaves has read whole; None = `receive` has it.
+    """
 
     method: str
     path: Mapping[str, str]
@@ -32,6 +37,7 @@ class Call:
     receive: Receive
     request_id: str
     caller: Caller = field(default_factory=Caller)
+    body: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,16 +105,25 @@ class Guarded:
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         headers = decode_headers(scope["headers"])
         request_id = request_id_of(headers)
-        needed, endpoint = self._endpoints[scope["method"]]
         with self._around(self.path, request_id, headers):
-            try:
-                call = Call(scope["method"], scope["path_params"], headers, receive, request_id)
-                if needed is not Scope.HEALTH:
-                    call.caller = self._authorize(headers, needed)
-                answer = await endpoint(call)
-            except Exception as error:
-                answer = error_answer(refusal(error, request_id), request_id)
+            answer = await self._answer(Call(scope["method"], scope["path_params"], headers, receive, request_id))
             await send_answer(send, answer, request_id)
+
+    async def post(self, path: Mapping[str, str], headers: Mapping[str, str], body: bytes) -> bytes:
+        """The answer as HTTP/1.1 carries it. path: the route's parameters. It raises only if it is cancelled."""
+        request_id = request_id_of(headers)
+        with self._around(self.path, request_id, headers):
+            answer = await self._answer(Call("POST", path, headers, _nothing_more, request_id, body=body))
+            return http_answer(answer, request_id)
+
+    async def _answer(self, call: Call) -> Answer:
+        needed, endpoint = self._endpoints[call.method]
+        try:
+            if needed is not Scope.HEALTH:
+                call.caller = self._authorize(call.headers, needed)
+            return await endpoint(call)
+        except Exception as error:
+            return error_answer(refusal(error, call.request_id), call.request_id)
 
 
 class GuardedApp:
@@ -158,12 +173,25 @@ def error_answer(refused: Refusal, request_id: str, allow: str = "") -> Answer:
     return Answer(body, refused.http, JSON, tuple(headers))
 
 
+async def _nothing_more() -> Message:
+    raise RuntimeError("the body was read before")
+
+
+def http_answer(answer: Answer, request_id: str) -> bytes:
+    """Status line, headers and body in one piece."""
+    headers = [b"%b: %b\r\n" % header for header in _headers(answer, request_id)]
+    return b"".join((b"HTTP/1.1 %d %b\r\n" % (answer.status, _PHRASES[answer.status]), *headers, b"\r\n", answer.body))
+
+
 async def send_answer(send: Send, answer: Answer, request_id: str) -> None:
-    headers = [
+    await send({"type": "http.response.start", "status": answer.status, "headers": _headers(answer, request_id)})
+    await send({"type": "http.response.body", "body": answer.body})
+
+
+def _headers(answer: Answer, request_id: str) -> list[tuple[bytes, bytes]]:
+    return [
         (b"content-type", answer.content_type),
         (b"content-length", b"%d" % len(answer.body)),
         (b"x-request-id", request_id.encode()),
         *answer.headers,
     ]
-    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-    await send({"type": "http.response.body", "body": answer.body})

@@ -83,8 +83,12 @@ class RestApi:
         arrival_s = self._front.arrivals.of(call.headers)
         await self._front.enter(*_model(call), arrival_s)
         with self._front.buffers.hold() as hold:
+            if call.body is not None:
+                hold.add(len(call.body))
+                return await self._infer(call, call.body, arrival_s)
             body = await read_body(call.receive, call.headers, self._limits, hold)
-            return await self._infer(call, body, arrival_s)
+            with CancelOnDisconnect(call.receive):
+                return await self._infer(call, body, arrival_s)
 
     async def _infer(self, call: Call, body: bytes, arrival_s: float) -> Answer:
         model, version = _model(call)
@@ -102,8 +106,7 @@ class RestApi:
             binary_outputs=decoded.binary_outputs,
             request_id=call.request_id,
         )
-        with CancelOnDisconnect(call.receive):
-            response = await self._dataplane.infer(request)
+        response = await self._dataplane.infer(request)
         size = sum(output.array.nbytes for output in response.outputs)
         pieces, json_length = await off_loop(size, rest_codec.encode, response, decoded, self._nan_as_null)
         headers = ((b"server-timing", server_timing(response.parameters).encode()),)

@@ -15,7 +15,7 @@ class HeadersTooLarge(httptools.HttpParserError):  # type: ignore[misc]
 
 
 class BoundedProtocol(GatedProtocol):
-    """`uvicorn.Config(http=partial(BoundedProtocol, rpcs, gate, limits))`."""
+    """`uvicorn.Config(http=partial(BoundedProtocol, inside))`."""
 
     _header_timer: asyncio.TimerHandle | None = None
     _header_bytes = 0

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from ray import serve
 from uvicorn.config import HTTP_PROTOCOLS
 
+from service.api.application import ShortWay
 from service.api.call_context import CallContext
 from service.api.gate import Gate
 from service.config import Settings
@@ -16,7 +17,7 @@ from service.control.set_points import SetPoints
 from service.host import shortcut
 from service.host.accepting import accept_all
 from service.host.coordinator import ActorSource, SetPointSource, follow
-from service.host.gated_protocol import gated_protocol
+from service.host.gated_protocol import Inside, gated_protocol
 from service.host.mounting import STREAMS, UNARY, RawMessage, ReplicaContext
 from service.inference.limits import Limits
 
@@ -32,6 +33,9 @@ class Replica(Protocol):
     def limits(self) -> Limits: ...
 
     async def asgi(self, scope: Any, receive: Any, send: Any) -> None: ...
+
+    def short_way(self, path: str) -> ShortWay | None:
+        """What answers inference requests to `path` by their headers and body, once one was routed."""
 
     async def unary(self, service: str, method: str, data: bytes, context: CallContext) -> bytes: ...
 
@@ -76,7 +80,9 @@ class ModelServer:
         shortcut.host(self._replica)
         accept_all(asyncio.get_running_loop())  # Ray Serve makes its HTTP server on it next
         # and takes uvicorn's default protocol
-        HTTP_PROTOCOLS["auto"] = gated_protocol(self._replica, self._replica.gate, self._replica.limits)
+        replica = self._replica
+        inside = Inside(replica, replica.gate, replica.limits, replica.short_way)
+        HTTP_PROTOCOLS["auto"] = gated_protocol(inside)
         self._following = asyncio.create_task(follow(source, self._replica.steer))
 
     def __serve_build_asgi_app__(self) -> AsgiEntry:

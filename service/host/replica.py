@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from service.api.application import OipApp
+from service.api.application import OipApp, ShortWay
 from service.api.call_context import CallContext
 from service.api.gate import Gate
 from service.control.set_points import SetPoints
@@ -57,6 +57,9 @@ class ServiceReplica:
 
     async def asgi(self, scope: Any, receive: Any, send: Any) -> None:
         await self._parts.app.asgi(scope, receive, send)
+
+    def short_way(self, path: str) -> ShortWay | None:
+        return self._parts.app.short_way(path)
 
     async def unary(self, service: str, method: str, data: bytes, context: CallContext) -> bytes:
         return await self._parts.app.grpc.unary(service, method, data, context)

@@ -86,7 +86,7 @@ class HttpCall:
 _PLAIN = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) != "%")
 
 
-async def run(rpcs: Rpcs, call: HttpCall, body: Body, limits: Limits) -> bytes:
+async def run(rpcs: Rpcs, call: HttpCall, limits: Limits, body: Body) -> bytes:
     """The answer to one call. Errors of the service become statuses; it raises only if it is cancelled."""
     try:
         message = _message(body, call.headers().get("grpc-encoding", "identity"), limits)

@@ -15,6 +15,7 @@ import grpc
 import uvicorn
 
 from service.api.application import OipApp
+from service.host.gated_protocol import Inside
 from service.host.http_protocol import BoundedProtocol
 from service.host.rpc_handlers import add_service
 from service.inference.limits import Limits
@@ -82,7 +83,7 @@ def _http_config(app: OipApp, tls: TlsSettings | None) -> uvicorn.Config:
 
     return uvicorn.Config(
         asgi,
-        http=partial(BoundedProtocol, app.grpc, app.gate, app.limits),
+        http=partial(BoundedProtocol, Inside(app.grpc, app.gate, app.limits, app.short_way)),
         ws="none",
         lifespan="on",
         log_config=None,

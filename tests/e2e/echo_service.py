@@ -45,6 +45,9 @@ class EchoReplica:
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": answer})
 
+    def short_way(self, path: str) -> None:
+        """Every request is routed."""
+
     async def _answer(self, path: str, body: bytes) -> tuple[int, bytes]:
         if path.startswith("/v2/health/"):
             return 200, b""
