@@ -256,18 +256,20 @@ class Slowdown:
     """kappa: how much slower batches run than profiled (EWMA of actual / predicted), and how much that varies.
 
     A ratio is clipped at 4, so one huge stall cannot poison the correction. A cold replica starts at 1.3 and decays.
-    Nothing makes a machine faster than it is: batches much quicker than expected mean a profile taken on a busy one,
-    which is forgotten within ten of them.
+    Nothing makes a machine faster than it is: several batches in a row that are much quicker than expected mean a
+    profile taken on a busy one, which is forgotten within a dozen of them.
     """
 
     GAIN = 0.05
-    QUICK, QUICK_GAIN = 0.6, 0.2  # below this share of what was expected
+    QUICK, QUICK_GAIN = 0.6, 0.2  # below this share of what was expected; a single one may be a lull of the machine
+    SEVERAL = 3
     CLIP = 4.0
 
     def __init__(self, kappa: float = 1.3, variance: float = 0.0025) -> None:
         self.kappa = kappa
         self.variance = variance
         self.clipped_in_a_row = 0
+        self._quick_in_a_row = 0
 
     @property
     def sigma(self) -> float:
@@ -279,7 +281,8 @@ class Slowdown:
             return
         ratio = actual_s / predicted_s
         self.clipped_in_a_row = self.clipped_in_a_row + 1 if ratio >= self.CLIP else 0
-        if ratio < self.QUICK * self.kappa:
+        self._quick_in_a_row = self._quick_in_a_row + 1 if ratio < self.QUICK * self.kappa else 0
+        if self._quick_in_a_row >= self.SEVERAL:
             self.kappa += self.QUICK_GAIN * (ratio - self.kappa)
             return
         ratio = min(ratio, self.CLIP)
