@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 PROBE_RATIO = 0.1  # so that the admission test is still asked, and tells when the flood is over
 HOLD_S = 0.25  # without a refusal by the test: the flood is over
+MANY = 64  # refusals within that time make a flood; a few are a moment's hiccup, and testing them costs little
 TRICKLE, TRICKLE_S = 16, 0.01  # requests that are read in that time while there is nothing to answer
 
 
@@ -23,6 +24,7 @@ class Intake:
         self._horizon_s = 0.0
         self._trickled_s = -math.inf
         self.until_s = -math.inf  # when the flood is over, unless more is refused
+        self._first_s, self._refusals = -math.inf, 0
 
     @property
     def flooded(self) -> bool:
@@ -30,9 +32,15 @@ class Intake:
 
     def refused(self, timeout_s: float) -> None:
         """The admission test refused a request of that much time, for the load and not for what it asks."""
+        now = self._clock()
         if not self.flooded:
+            if now - self._first_s > HOLD_S:
+                self._first_s, self._refusals = now, 0
+            self._refusals += 1
+            if self._refusals < MANY:
+                return
             self._room = self._horizon_s = 0.0
-        self.until_s = self._clock() + HOLD_S
+        self.until_s = now + HOLD_S
         self._horizon_s = max(self._horizon_s, timeout_s)
 
     def answered(self, requests: int) -> None:

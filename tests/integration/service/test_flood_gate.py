@@ -16,7 +16,7 @@ import pytest
 import tritonclient.grpc.aio as triton_grpc
 from tritonclient.utils import InferenceServerException
 
-from service.scheduling.intake import HOLD_S
+from service.scheduling.intake import HOLD_S, MANY
 from tests.support.gated_numpy import GatedNumpy
 from tests.support.manual import ManualClock, ManualWorkers
 from tests.support.scheduled_server import ScheduledServer, scheduled_server
@@ -69,7 +69,8 @@ async def flooded() -> AsyncIterator[Flooded]:
         it = Flooded(server, workers, clock, client)
         in_work = it.ask()
         await it.until_pending(1)
-        server.scheduler.count_shed("gated", "1", "ingress")
+        for _ in range(MANY):
+            server.scheduler.count_shed("gated", "1", "ingress")
         yield it
         await it.finish_all()
         assert (await in_work).status_code == 200

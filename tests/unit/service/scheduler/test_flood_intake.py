@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.scheduling.intake import HOLD_S, PROBE_RATIO, TRICKLE, TRICKLE_S, Intake
+from service.scheduling.intake import HOLD_S, MANY, PROBE_RATIO, TRICKLE, TRICKLE_S, Intake
 from tests.support.manual import ManualClock
 
 TIMEOUT_S = 0.1
@@ -14,8 +14,13 @@ TIMEOUT_S = 0.1
 def flooded_intake() -> tuple[Intake, ManualClock]:
     clock = ManualClock()
     intake = Intake(clock)
-    intake.refused(TIMEOUT_S)
+    flood(intake)
     return intake, clock
+
+
+def flood(intake: Intake) -> None:
+    for _ in range(MANY):
+        intake.refused(TIMEOUT_S)
 
 
 def taken(intake: Intake, offered: int, idle: bool = False) -> int:
@@ -24,6 +29,16 @@ def taken(intake: Intake, offered: int, idle: bool = False) -> int:
 
 def test_without_a_refusal_everything_is_read() -> None:
     assert taken(Intake(ManualClock()), 1000) == 1000
+
+
+def test_a_few_refusals_are_no_flood() -> None:
+    clock = ManualClock()
+    intake = Intake(clock)
+    for _ in range(10 * MANY):  # now and then
+        intake.refused(TIMEOUT_S)
+        clock.now_s += 2 * HOLD_S / MANY
+        assert not intake.flooded
+    assert taken(intake, 1000) == 1000
 
 
 @given(st.lists(st.tuples(st.integers(0, 200), st.integers(0, 32)), max_size=50))
@@ -70,5 +85,6 @@ def test_the_flood_is_over_when_nothing_was_refused_for_a_while() -> None:
     clock.now_s += 0.2 * HOLD_S
     assert not intake.flooded
     assert taken(intake, 1000) == 1000
-    intake.refused(TIMEOUT_S)  # another one: what the last one left is forgotten
+    clock.now_s += 2 * HOLD_S
+    flood(intake)  # another one: what the last one left is forgotten
     assert taken(intake, 1000) == 0
