@@ -138,7 +138,10 @@ def _counted(worker: Container) -> int:
 
 
 def _in_work(worker: Container) -> float:
-    text = httpx.get(f"http://{worker.ip}:9400/metrics", trust_env=False, timeout=30).text
+    try:
+        text = httpx.get(f"http://{worker.ip}:9400/metrics", trust_env=False, timeout=30).text
+    except httpx.ConnectError:  # the replicas of a node serve its metrics: there is none yet
+        return 0.0
     return sum(float(n) for n in re.findall(r"^swan_pending_requests\{[^}]*\} ([0-9.e+]+)$", text, re.M))
 
 
