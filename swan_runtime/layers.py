@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol, Self
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from swan_runtime.activations import ELEMENTWISE
 from swan_runtime.gate import Gate, LowRankGate, MagnitudeGate
 from swan_runtime.layout import Layout
+from swan_runtime.packable import Packable
 from swan_runtime.plan import HardPlan, HardTrace, LayerInfo, Plan, SoftPlan, row_sums
 
 
@@ -36,12 +37,11 @@ class PackedLayer(Protocol):
     def run(self, layer: GatedLayer, x: Tensor, plan: HardPlan, layout: Layout) -> Tensor: ...
 
 
-class GatedLayer(nn.Module, ABC):
+class GatedLayer(Packable[PackedLayer], ABC):
     """Base: units, their gate, and what an off unit contributes.
 
     name: path in the model, the key in plans and tables (name_layers_ sets it).
     mean: [units] buffer, the value of an off unit; zeros until calibrated.
-    packed: set by harden_; never part of the state_dict.
     """
 
     mean: Tensor
@@ -52,7 +52,6 @@ class GatedLayer(nn.Module, ABC):
         self.num_units = num_units
         self.gate = gate
         self.register_buffer("mean", torch.zeros(num_units))
-        self.packed: PackedLayer | None = None
 
     @property
     @abstractmethod
@@ -72,20 +71,6 @@ class GatedLayer(nn.Module, ABC):
         if not isinstance(plan, HardPlan) or plan.reference or plan.fit or plan.observer is not None:
             return None
         return self.packed
-
-    def train(self, mode: bool = True) -> Self:
-        """Training changes weights, so it drops the packed copy."""
-        if mode:
-            self.packed = None
-        return super().train(mode)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """A copy has no packed weights: they hold pointers into the original's memory."""
-        return {**self.__dict__, "packed": None}
-
-    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        self.packed = None
-        super()._load_from_state_dict(*args, **kwargs)  # type: ignore[no-untyped-call]
 
     def open_gates(self, plan: Plan, scores: Tensor, spend: Spend) -> Tensor:
         """scores [masks, units] -> gate values of the same shape: soft, or 0/1 with the counts written to the plan."""

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
-
 import torch
 from torch import Tensor, nn
 
 from swan_runtime.kernels.linear import linear
 from swan_runtime.kernels.weights import LinearWeights
+from swan_runtime.packable import Packable
 
 
-class ServedLinear(nn.Linear):
+class ServedLinear(Packable[LinearWeights], nn.Linear):
     """nn.Linear, and nothing else until harden_ sets `packed`: then calls without gradients run on our dense product.
 
-    It shares the layer's memory. Copies, training and loading drop it, as they do for gated layers.
+    It shares the layer's memory.
     """
-
-    packed: LinearWeights | None = None
 
     def pack(self) -> None:
         """Needs float32 on a CPU; anything else stays with torch."""
@@ -29,15 +26,3 @@ class ServedLinear(nn.Linear):
         if self.packed is None or torch.is_grad_enabled() or x.dtype is not torch.float32:
             return super().forward(x)
         return linear(x.reshape(-1, self.in_features), self.packed).view(*x.shape[:-1], self.out_features)
-
-    def train(self, mode: bool = True) -> Self:
-        if mode:
-            self.packed = None
-        return super().train(mode)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "packed": None}
-
-    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        self.packed = None
-        super()._load_from_state_dict(*args, **kwargs)  # type: ignore[no-untyped-call]
