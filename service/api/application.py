@@ -65,7 +65,7 @@ class KnownPaths:
 
     def find(self, scope: Any) -> Guarded | None:
         """The endpoint, its path parameters put into the scope as the router would."""
-        found = self._found.get(scope["path"])
+        found = self.of(scope["path"])
         if found is None or scope["method"] != "POST":
             return None
         scope["path_params"] = found[1]

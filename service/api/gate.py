@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from service.api.arrivals import START_HEADER, age_of
 from service.api.call_context import CallContext
-from service.api.http import new_request_id
+from service.api.http import accepted_id
 from service.errors import Overloaded
 from service.inference.dataplane import Dataplane
 from service.types import Haste
@@ -21,7 +21,6 @@ MESSAGE = "more requests arrive than can be answered"
 RETRY_AFTER_S = 1.0
 
 _ROUTE = re.compile(rb"/v2/models/([A-Za-z0-9._-]{1,128})(?:/versions/([1-9][0-9]{0,17}))?/infer")
-_CLIENT_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 _DIGITS = re.compile(rb" ?([0-9]{1,12})")
 _SECONDS = re.compile(rb" ?([0-9]{1,9}(?:\.[0-9]{1,9})?)")
 # an HTTP parser is needed to know where such a request ends, or what becomes of its connection
@@ -57,7 +56,6 @@ class Gate:
         self._dataplane = dataplane
         self._base = base_path.encode()
         self._paths: dict[bytes, _Named | None] = {}
-        self._refusal = Overloaded(MESSAGE, RETRY_AFTER_S, REASON)
 
     @property
     def shut(self) -> bool:
@@ -81,7 +79,7 @@ class Gate:
             return None
         age_s = age_of(_header(head, b"\r\nx-request-start:").decode("latin-1")) or 0.0
         haste = Haste(_timeout_s(data, head), age_s)
-        if not self._dataplane.turns_away(named.model, named.version, haste, self._refusal):
+        if not self._dataplane.turns_away(named.model, named.version, haste, _surplus()):
             return None
         return _answer(data[:body])
 
@@ -98,8 +96,11 @@ class Gate:
 
     def check(self, model: str, version: str, haste: Haste) -> None:
         """Raises Overloaded if one more request for this model is surplus."""
-        if self.shut and self._dataplane.turns_away(model, version, haste, self._refusal):
-            raise Overloaded(MESSAGE, RETRY_AFTER_S, REASON)
+        if not self.shut:
+            return
+        refusal = _surplus()
+        if self._dataplane.turns_away(model, version, haste, refusal):
+            raise refusal
 
     def _named(self, data: bytes) -> _Named | None:
         """The model of an inference route."""
@@ -119,15 +120,19 @@ class Gate:
             return named
 
 
+def _surplus() -> Overloaded:
+    """A new one for each request: one that is raised again and again keeps the frames of every time."""
+    return Overloaded(MESSAGE, RETRY_AFTER_S, REASON)
+
+
 def _holds_any(data: bytes, texts: tuple[bytes, ...]) -> bool:
     return any(text in data for text in texts)
 
 
 def _answer(head: bytes) -> bytes:
     at = head.lower().find(b"\r\nx-request-id:")
-    request_id = _header(head[at:], head[at : at + 15]).strip() if at >= 0 else b""
-    if not _CLIENT_ID.fullmatch(request_id):
-        request_id = new_request_id().encode()
+    wanted = _header(head[at:], head[at : at + 15]).strip() if at >= 0 else b""
+    request_id = accepted_id(wanted.decode("latin-1")).encode()
     body = b'{"error":"%b","request_id":"%b"}' % (MESSAGE.encode(), request_id)
     return _ANSWER % (len(body), RETRY_AFTER_S, request_id, body)
 

@@ -77,9 +77,13 @@ def new_request_id() -> str:
 
 
 def request_id_of(headers: Mapping[str, str]) -> str:
+    """The id that a request is known by."""
+    return accepted_id(headers.get("x-request-id", ""))
+
+
+def accepted_id(wanted: str) -> str:
     """The client's own x-request-id if it is harmless, else a new one."""
-    wanted = headers.get("x-request-id")
-    return wanted if wanted is not None and _CLIENT_ID.fullmatch(wanted) else new_request_id()
+    return wanted if _CLIENT_ID.fullmatch(wanted) else new_request_id()
 
 
 def decode_headers(raw: list[tuple[bytes, bytes]]) -> dict[str, str]:

@@ -81,19 +81,21 @@ class DrainFeasible:
         track.arrivals.count(view.now_s, item.rows)
         queue = view.queues.get(item.model)
         if queue is not None and len(queue) >= self.settings.max_queue:
-            return self._refuse(view, item, self._lateness(view, item), ShedReason.QUEUE_FULL)
+            late = self._lateness(view, item, self._admission_sigmas(view))
+            return self._refuse(view, item, late, ShedReason.QUEUE_FULL)
         if item.floor > track.plan.max_budget or not math.isfinite(item.deadline_s):
             return self._refuse(view, item, 0.0, ShedReason.FLOOR)
         if item.best_effort or self._easily(view, track, item):
             return ADMITTED
-        late = self._lateness(view, item)
+        sigmas = self._admission_sigmas(view)
+        late = self._lateness(view, item, sigmas)
         if late <= 0.0:
             return ADMITTED
-        if item.priority < LOW and self._lateness(view, item, item.priority) <= 0.0:
-            victims = shed_to_feasible(self._lanes_with(view, item), self._machine(view))
+        if item.priority < LOW and self._lateness(view, item, sigmas, item.priority) <= 0.0:
+            victims = shed_to_feasible(self._lanes_with(view, item, sigmas), self._machine(view))
             if item not in victims:
                 return Admission(ok=True, evicted=tuple([victim for victim in victims if not victim.best_effort]))
-        if item.floor > track.plan.min_budget and self._lateness(view, replace(item, floor=0.0)) <= 0.0:
+        if item.floor > track.plan.min_budget and self._lateness(view, replace(item, floor=0.0), sigmas) <= 0.0:
             return self._refuse(view, item, late, ShedReason.FLOOR)
         alone_s = track.slowdown.kappa * track.plan.profile.seconds(item.floor, item.rows)
         by_load = item.arrival_s + alone_s <= item.deadline_s  # in time, had nothing kept it waiting
@@ -215,25 +217,27 @@ class DrainFeasible:
             return False
         return fits(track, queue, self._machine(view), self.settings, item)
 
-    def _lateness(self, view: ReplicaView, item: QueuedItem, worst_class: int = LOW) -> float:
+    def _admission_sigmas(self, view: ReplicaView) -> float:
+        """How strict the admission test of an arrival is; the same for all that is asked about it."""
+        refusing = self._refused_lately(view.queues, self.settings.strict_deadlines)
+        return self.settings.admission_sigmas if refusing else self.settings.first_sigmas
+
+    def _lateness(self, view: ReplicaView, item: QueuedItem, sigmas: float, worst_class: int = LOW) -> float:
         """Lateness of the backlog at the floors with `item` in it, classes below `worst_class` left out; seconds.
 
         Urgent requests need not share a full head batch with what can wait, so not positive as well where a smaller one
         is on time; unless load is refused anyway: then only full batches count, since smaller ones serve less.
         """
-        lanes, machine = self._lanes_with(view, item, worst_class), self._machine(view)
+        lanes, machine = self._lanes_with(view, item, sigmas, worst_class), self._machine(view)
         backlog = plan_backlog(lanes)
         late_s = max(backlog.late(0, machine))
         if late_s <= 0.0 or self._refused_lately([lane.model for lane in lanes]):
             return late_s
         return late_s if plan_head(lanes, machine, backlog.knots[0]) is None else 0.0
 
-    def _lanes_with(self, view: ReplicaView, item: QueuedItem, worst_class: int = LOW) -> list[Lane]:
+    def _lanes_with(self, view: ReplicaView, item: QueuedItem, sigmas: float, worst_class: int = LOW) -> list[Lane]:
         """The backlog as it would be with `item`; the most urgent lane first."""
         lanes = []
-        settings = self.settings
-        refusing = self._refused_lately(view.queues, settings.strict_deadlines)
-        sigmas = settings.admission_sigmas if refusing else settings.first_sigmas
         for name, queue in view.queues.items():
             items, kinds = queue.items, queue.kinds
             if name == item.model:
