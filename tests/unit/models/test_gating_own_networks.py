@@ -10,11 +10,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typer.testing import CliRunner
 
+from models.dense import padded_encoder
 from models.gating import DenseSource, GateSettings, gate_package
 from models.registry import load_package
 from service.cli import app
 from swan_runtime.activations import MetaAcon
+from swan_runtime.calibrate import CalibrationConfig, calibrate
+from swan_runtime.convert import gate_
 from swan_runtime.errors import FieldError
+from swan_runtime.kernels.linear import FIRST_ROWS
+from swan_runtime.runtime import Runtime
 
 
 class Small(nn.Module):
@@ -136,3 +141,18 @@ def test_too_few_rows_and_odd_types_are_refused(tmp_path: Path) -> None:
         gate_package("m", source, columns, GateSettings(), tmp_path)
     with pytest.raises(FieldError, match="numbers or booleans"):
         gate_package("m", source, {"x": np.array(["a"] * 8)}, GateSettings(), tmp_path)
+
+
+@pytest.mark.parametrize("granularity", ["token", "request"])
+def test_attention_of_a_gated_dense_encoder_is_fixed_compute(granularity: str) -> None:
+    width, units, tokens, layers = 32, 48, FIRST_ROWS, 2
+    sizes = {"vocabulary": 50, "max_positions": tokens, "width": width, "num_units": units, "num_layers": layers}
+    dense = padded_encoder(**sizes, num_heads=2)
+    dense.eval().requires_grad_(False)
+    batch = torch.randint(1, 50, (40, tokens)), torch.ones(40, tokens, dtype=torch.bool)
+    model = gate_(dense, [batch], rank=4, granularity=granularity)
+    table = calibrate(model, [batch], lambda out: 0.0, CalibrationConfig("m", "none", budgets=(0.3, 0.6)))
+    _, reports = Runtime(model, table).infer(batch, [0.45] * 40)
+    attention = layers * (4 * width * width * tokens + 2 * width * tokens * tokens)
+    assert {report.macs_fixed for report in reports} == {attention}
+    assert reports[0].macs_dense == table.macs_dense == attention + layers * tokens * 2 * width * units

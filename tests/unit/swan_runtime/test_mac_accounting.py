@@ -8,10 +8,13 @@ from torch import nn
 
 from swan_runtime.calibrate import CalibrationConfig, calibrate
 from swan_runtime.conv import GatedConv
+from swan_runtime.convert import harden_
 from swan_runtime.gate import LowRankGate
+from swan_runtime.kernels.linear import FIRST_ROWS
 from swan_runtime.layers import gated_layers
 from swan_runtime.macs import count_macs, dense_macs, fixed_macs
 from swan_runtime.runtime import Runtime
+from swan_runtime.served import ServedLinear
 
 CONFIG = CalibrationConfig("m", "none", budgets=(0.3, 0.6))
 
@@ -108,6 +111,16 @@ def test_counting_does_not_depend_on_inference_mode() -> None:
     model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.Flatten(), nn.Linear(3 * 4 * 4, 5))
     with torch.inference_mode():
         assert count_macs(model, torch.randn(2, 2, 6, 6)) == 2 * (3 * 16 * 18 + 48 * 5)
+
+
+@torch.no_grad()
+def test_hardening_hides_no_product_from_the_count() -> None:
+    layer, x = ServedLinear(12, 7), torch.randn(FIRST_ROWS, 12)
+    counted = count_macs(layer, x)
+    harden_(nn.Sequential(layer))
+    assert layer.packed is not None
+    assert count_macs(layer, x) == counted == FIRST_ROWS * 12 * 7
+    assert layer.packed is not None
 
 
 def test_a_model_may_count_its_own_fixed_macs(networks: SimpleNamespace) -> None:
