@@ -16,13 +16,13 @@ from typing import Annotated
 import numpy as np
 import torch
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from models.images import load_dense
 from models.interface import ServableModel
 from models.package import read_package
 from models.registry import find_package, load_package, shipped_repository
+from service.commands.tables import table_console
 
 ROWS = (1, 16)
 BUDGETS = (0.2, 0.3, 0.4, 0.6, 1.0)
@@ -63,7 +63,7 @@ def main(
     path = find_package(shipped_repository(), name)
     ours, dense = load_package(path), load_dense(read_package(path))
     points = [point for rows in ROWS for point in measure(name, ours, dense, rows, Watch(seconds, cpu))]
-    Console().print(table(points))
+    table_console().print(table(points))
     if json_file:
         json_file.write_text(json.dumps([asdict(point) for point in points], indent=1) + "\n", encoding="utf-8")
 

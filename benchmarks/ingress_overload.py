@@ -18,7 +18,6 @@ from typing import Annotated
 import httpx
 import numpy as np
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from benchmarks import process_tree
@@ -29,6 +28,7 @@ from loadtests.payloads import http_binary, input_spec
 from loadtests.samples import samples_for
 from loadtests.schedules import arrivals, constant
 from loadtests.target import Target, started
+from service.commands.tables import table_console
 
 NUM_SAMPLES = 64
 CLIENTS = 32
@@ -58,7 +58,7 @@ def main(
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the records here.")] = None,
 ) -> None:
     """Goodput of the whole service at 0.8, 1.5 and 3 times its capacity."""
-    console = Console(highlight=False)
+    console = table_console(highlight=False)
     with (
         tempfile.TemporaryDirectory() as folder,
         started(Path(folder), tuple(option or ()), {"SWAN_MODELS": json.dumps([model])}) as target,

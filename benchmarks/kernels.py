@@ -10,7 +10,6 @@ from typing import Annotated
 
 import torch
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -18,6 +17,7 @@ from benchmarks.kernel_cases import Case, conv_cases, own_mask_cases, shared_mas
 from benchmarks.kernel_more_cases import cats_cases, half_cases, input_cases
 from benchmarks.kernel_plot import plot
 from benchmarks.kernel_timing import DenseBaseline, Record, measure
+from service.commands.tables import table_console
 
 SHAPES = ((384, 1536), (576, 1536), (768, 3072), (1024, 4096), (784, 1024))
 DENSITIES = (0.05, 0.1, 0.3, 0.5, 0.7, 0.85, 1.0)
@@ -36,7 +36,6 @@ FLOORS = {
 }
 DENSE_TOLERANCE = 1.05
 REPORT_EVERY = 50  # cases, where the output is not a terminal and shows no bar
-TABLE_WIDTH = 130  # columns of the table where the output is not a terminal
 
 
 def main(
@@ -52,7 +51,7 @@ def main(
     earlier: Annotated[list[Path] | None, typer.Option("--with", help="Report a --json file as well.")] = None,
 ) -> None:
     """Speed-up over dense and share of the ideal 1/(density + gate share), for every regime, on this machine."""
-    console = Console() if Console().is_terminal else Console(width=TABLE_WIDTH)
+    console = table_console()
     torch.set_num_threads(1)
     baseline = DenseBaseline(compiled, console)
     wanted = ((shape, "shape"), (mask, "mask"), (rows, "rows"))

@@ -27,6 +27,7 @@ from models.gated import GatedServable, package_table
 from models.package import read_package
 from models.registry import find_package, find_packages, load_package, shipped_repository
 from models.text import TextCodec
+from service.commands.tables import table_console
 from swan_runtime.errors import FieldError
 
 BATCHES = (1, 16)
@@ -43,7 +44,7 @@ def main(
     cards: Annotated[bool, typer.Option(help="Write README.md and its plot into each package.")] = False,
 ) -> None:
     """Test data, one thread for times; ms are medians of ratios to the dense network, interleaved."""
-    console = Console()
+    console = table_console()
     packages = repository or shipped_repository()
     names = model or sorted({path.parent.name for path in find_packages(packages)})
     records: list[Record] = []

@@ -26,12 +26,12 @@ import numpy as np
 import tritonclient.grpc
 import tritonclient.http
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from benchmarks import process_tree
 from loadtests.clients import HttpClient
 from loadtests.target import free_port
+from service.commands.tables import table_console
 
 ROWS = np.ones((1, 4), dtype=np.float32)
 PATH = "/v2/models/identity/infer"
@@ -88,7 +88,7 @@ def main(
     requests: Annotated[int, typer.Option(help="Requests of one turn.", min=100)] = 4000,
 ) -> None:
     """CPU time and latency per request around an identity model, over HTTP and gRPC, beside uvicorn + FastAPI."""
-    console = Console(highlight=False)
+    console = table_console(highlight=False)
     records = asyncio.run(run(Effort(rounds=rounds, requests=requests)))
     console.print(table(records))
     if json_file is not None:

@@ -21,7 +21,6 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from benchmarks import process_tree
@@ -37,6 +36,7 @@ from loadtests.schedules import arrivals, constant
 from loadtests.session import CLIENT_TIMEOUT_S, Session, Variant, service_session
 from loadtests.target import free_port, started
 from models.registry import find_package, shipped_repository
+from service.commands.tables import table_console
 
 Say = Callable[[str], None]
 START_TIMEOUT_S = 120.0
@@ -229,7 +229,7 @@ def main(
     rate: Annotated[float, typer.Option(help="Common rate for latency and CPU per request.")] = 100.0,
 ) -> None:
     """This service beside its peers: rate within the SLO, latency, CPU per request, memory, start-up, quality."""
-    console = Console(highlight=False)
+    console = table_console(highlight=False)
     settings = Settings(model=model, deadline_s=deadline_ms / 1e3, common_rate=rate)
     records = run(settings, tuple(only or ()), install, json_file, console.print)
     console.print(table(records))

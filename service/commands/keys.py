@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from service.api.auth import Scope
+from service.commands.tables import table_console
 from service.security.keys import KeyFileError, KeyRing, create
 
 app = typer.Typer(
@@ -55,7 +55,7 @@ def list_keys(file: KeyFile = DEFAULT_FILE) -> None:
         raise _fail(str(error)) from None
     for key in keys:
         table.add_row(key.id, " ".join(sorted(key.scopes)), key.tenant, _expiry(key.not_after))
-    Console().print(table)
+    table_console().print(table)
 
 
 @app.command("revoke")

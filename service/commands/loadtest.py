@@ -14,6 +14,8 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
+from service.commands.tables import table_console
+
 if TYPE_CHECKING:
     from loadtests.play import Played
     from loadtests.target import Target
@@ -52,7 +54,7 @@ def command(
     from loadtests.scenarios import SCENARIOS
     from loadtests.target import Target, TargetError, started
 
-    console = Console(highlight=False)
+    console = table_console(highlight=False)
     if scenario not in SCENARIOS and scenario not in SPECIAL:
         console.print(f"[red]unknown scenario {scenario!r}[/]; there are {_scenarios()}")
         raise typer.Exit(2)

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from models.errors import PackageError
 from models.package import Package, read_package
 from models.registry import find_packages, shipped_repository
+from service.commands.tables import table_console
 from swan_runtime.budget import CalibrationTable
 from swan_runtime.errors import FieldError
 
@@ -23,7 +23,7 @@ def show(
     repository: Annotated[Path | None, typer.Option(help="Folder of packages; default: those that ship.")] = None,
 ) -> None:
     """One table a package: what each budget costs and gives, as measured on held-out calibration data."""
-    console = Console()
+    console = table_console()
     try:
         paths = list(find_packages(repository or shipped_repository()))
     except PackageError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
+from io import StringIO
 
 import pytest
 import torch
@@ -12,7 +13,8 @@ from rich.console import Console
 from benchmarks.kernel_cases import Case, own_mask_cases, shared_mask_cases
 from benchmarks.kernel_more_cases import cats_cases, half_cases, input_cases
 from benchmarks.kernel_timing import DenseBaseline, measure
-from benchmarks.kernels import FLOORS, TABLE_WIDTH, summary, table
+from benchmarks.kernels import FLOORS, summary, table
+from service.commands.tables import table_console
 
 Cases = Callable[[tuple[int, int], tuple[int, ...], tuple[float, ...]], Iterator[Case]]
 
@@ -34,7 +36,7 @@ def test_a_record_names_what_was_promised_and_the_table_is_not_cut_off() -> None
         record = measure(next(own_mask_cases((16, 24), (1,), (0.5,))), DenseBaseline(False, Console()), 0.0, 3)
     wanted = {"shape", "rows", "mask", "density", "dense_ms", "ours_ms", "speedup", "share_of_ideal", "kernel"}
     assert wanted <= set(asdict(record))
-    console = Console(width=TABLE_WIDTH, record=True, file=None)
+    console = table_console(file=StringIO())
     with console.capture() as capture:
         console.print(table([replace(record, shape="1024x4096", kernel="reference", dense="compile")]))
     assert "1024x4096" in capture.get()
