@@ -76,7 +76,7 @@ class Settings(BaseSettings):
     )
 
     limits: Limits = Field(
-        Limits(), description="Bounds on requests, see inference/limits.py; SWAN_LIMITS__NAME sets one."
+        Limits(), description="Bounds on requests; SWAN_LIMITS__NAME sets one, `swan settings` lists them."
     )
     nan_as_null: bool = Field(False, description="Answer NaN in JSON outputs as null instead of the NaN literal.")
 

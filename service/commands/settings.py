@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 import typer
-from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
+from service.commands.tables import table_console
 from service.config import ENVIRONMENT_PREFIX, InvalidSetting, Settings
 from service.inference.limits import Limits
 
 app = typer.Typer(help="List all settings with their variables, present values and meanings.")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One setting. unit: of a limit; what a setting counts is part of its meaning."""
+
+    variable: str
+    value: Any
+    default: Any
+    unit: str
+    meaning: str
 
 
 @app.command()
@@ -22,32 +34,29 @@ def show() -> None:
 
     Shown with the value that this environment gives it; a star marks what is not the default.
     """
-    console = Console()
+    console = table_console()
     try:
         settings = Settings.load()
     except InvalidSetting as error:
         console.print(f"[red]{error}[/red]")
         raise typer.Exit(2) from None
-    table = Table("variable", "value", "meaning")
-    for variable, value, default, meaning in rows(settings):
-        table.add_row(variable, f"{_shown(value)}{'' if value == default else ' *'}", meaning)
+    table = Table("variable", "value", "default", "unit", "meaning")
+    for row in rows(settings):
+        changed = "" if row.value == row.default else " *"
+        table.add_row(row.variable, _shown(row.value) + changed, _shown(row.default), row.unit, escape(row.meaning))
     console.print(table)
 
 
-def rows(settings: Settings) -> Iterator[tuple[str, Any, Any, str]]:
-    """(variable, value, default, meaning) of every setting, single limits last."""
-    for name, field in Settings.model_fields.items():
+def rows(settings: Settings) -> Iterator[Row]:
+    """Every setting, single limits last."""
+    for name, described in Settings.model_fields.items():
         if name != "limits":
-            yield f"{ENVIRONMENT_PREFIX}{name.upper()}", getattr(settings, name), field.default, field.description or ""
+            variable, value = f"{ENVIRONMENT_PREFIX}{name.upper()}", getattr(settings, name)
+            yield Row(variable, value, described.default, "", described.description or "")
     for limit in fields(Limits):
-        value = getattr(settings.limits, limit.name)
-        yield (
-            f"{ENVIRONMENT_PREFIX}LIMITS__{limit.name.upper()}",
-            value,
-            limit.default,
-            "see service/inference/limits.py",
-        )
+        variable, value = f"{ENVIRONMENT_PREFIX}LIMITS__{limit.name.upper()}", getattr(settings.limits, limit.name)
+        yield Row(variable, value, limit.default, limit.metadata["unit"], limit.metadata["meaning"])
 
 
 def _shown(value: Any) -> str:
-    return "" if value in (None, "", (), {}) else str(value)
+    return "" if value in (None, "", (), {}) else escape(str(value))

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from service.cli import app
 from service.commands.tables import table_console
 
-COMMANDS = (["models"], ["simulate", "--shape", "step", "--duration", "1"])
+COMMANDS = (["models"], ["settings"], ["simulate", "--shape", "step", "--duration", "1"])
 
 
 def test_a_pipe_gets_every_cell_on_one_line_and_a_terminal_its_width() -> None:
