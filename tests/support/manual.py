@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 from models.interface import Arrays, ServableModel
 from service.control.profile import ServiceProfile
 from service.control.types import Policy
+from service.errors import ServiceError
 from service.scheduling.scheduler import Limits, Scheduler
 from service.scheduling.worker import Done, Job, JobResult, run_job
 from service.telemetry.metrics import Metrics
@@ -83,6 +84,7 @@ class Bench:
         self.registry = CollectorRegistry()
         self.metrics = Metrics(self.registry, [model.spec.default_deadline_s for model in models])
         quota = limits.pop("quota", None)
+        self._clients: list[Task] = []
         self.scheduler = Scheduler(policy, self.workers, self.metrics, Limits(**limits), self.clock, quota)
         for model in models:
             self.scheduler.add_model(model, profile_of(model))
@@ -90,16 +92,30 @@ class Bench:
     def run(self, scenario: Coroutine[Any, Any, T]) -> T:
         """Run a test's coroutine to its end on the manual loop."""
         try:
-            return self.loop.run_until_complete(scenario)
+            return self.loop.run_until_complete(self._play(scenario))
+        finally:
+            self.loop.close()
+
+    async def _play(self, scenario: Coroutine[Any, Any, T]) -> T:
+        """What still waits when the scenario ends gets its answer while there is a loop to get it on."""
+        try:
+            return await scenario
         finally:
             self.scheduler.close()
-            self.loop.close()
+            await settle()
+            for client in self._clients:
+                client.cancel()  # of a batch that the scenario never finished
+            for ended in await asyncio.gather(*self._clients, return_exceptions=True):
+                if isinstance(ended, BaseException) and not isinstance(ended, ServiceError | asyncio.CancelledError):
+                    raise ended
 
     def submit(self, inputs: Arrays, contract: Contract | None = None, model: str = "gated") -> Task:
         """Start a request now; it is queued after `settle`."""
         rows = len(next(iter(inputs.values())))
         work = Work(model, "1", inputs, rows, contract or Contract(), self.clock.now_s)
-        return self.loop.create_task(self.scheduler.submit(work))
+        client = self.loop.create_task(self.scheduler.submit(work))
+        self._clients.append(client)
+        return client
 
     async def advance(self, seconds: float) -> None:
         """Let time pass and everything that is due happen."""
