@@ -24,6 +24,7 @@ from benchmarks import process_tree
 from loadtests import generator
 from loadtests.answers import Answer, Outcome
 from loadtests.clients import HttpClient
+from loadtests.outcomes import outcomes_of
 from loadtests.payloads import http_binary, input_spec
 from loadtests.samples import samples_for
 from loadtests.schedules import arrivals, constant
@@ -37,7 +38,10 @@ PATIENCE_US = 60_000_000  # of the closed loop
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One load. rates per second; share: goodput / capacity; times in milliseconds; cpu_cores: of the whole service."""
+    """One load. rates per second; share: goodput / capacity; failed: errors and requests without an answer.
+
+    times in milliseconds; cpu_cores: of the whole service.
+    """
 
     load: float
     offered: float
@@ -45,6 +49,8 @@ class Record:
     share: float
     late: float
     refused: float
+    expired: float
+    failed: float
     p50_ms: float
     refusal_p50_ms: float
     cpu_cores: float
@@ -121,14 +127,17 @@ async def _open_loop(
     wall_s = time.perf_counter() - began
     cores = (process_tree.cpu_seconds(target.pid) - cpu) / wall_s
     answered, refused = run.outcome == Outcome.OK, np.isin(run.outcome, (Outcome.REFUSED, Outcome.EXPIRED))
-    goodput = float(run.on_time.sum()) / seconds
+    ended = outcomes_of([run])
+    goodput = ended.on_time / seconds
     return Record(
         load=load,
         offered=times.size / seconds,
         goodput=goodput,
         share=goodput / capacity,
-        late=float((answered & ~run.on_time).sum()) / seconds,
-        refused=float(refused.sum()) / seconds,
+        late=ended.late / seconds,
+        refused=ended.refused / seconds,
+        expired=ended.expired / seconds,
+        failed=ended.failed / seconds,
         p50_ms=_median_ms(run.latency[answered]),
         refusal_p50_ms=_median_ms(run.latency[refused]),
         cpu_cores=cores,
@@ -152,6 +161,8 @@ def table(capacity: float, records: list[Record]) -> Table:
         "of capacity",
         "late/s",
         "refused/s",
+        "expired/s",
+        "failed/s",
         "p50 ms",
         "refusal ms",
         "cores",
@@ -164,6 +175,8 @@ def table(capacity: float, records: list[Record]) -> Table:
             f"{one.share:.0%}",
             f"{one.late:.0f}",
             f"{one.refused:.0f}",
+            f"{one.expired:.0f}",
+            f"{one.failed:.0f}",
         )
         times = (f"{one.p50_ms:.1f}", f"{one.refusal_p50_ms:.1f}", f"{one.cpu_cores:.2f}")
         shown.add_row(f"{one.load:g}", *rates, *times)

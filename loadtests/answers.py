@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
@@ -16,9 +17,9 @@ class Outcome(IntEnum):
     """How a request ended, as the client saw it."""
 
     OK = 0
-    REFUSED = 1  # 503 / 429 / UNAVAILABLE / RESOURCE_EXHAUSTED: the service said no, at once
+    REFUSED = 1  # 503 / 429 / UNAVAILABLE / RESOURCE_EXHAUSTED, and when to come back: the service said no
     EXPIRED = 2  # 504 / DEADLINE_EXCEEDED: the service gave the request up
-    ERROR = 3  # anything else the service answered
+    ERROR = 3  # any other answer
     LOST = 4  # no answer: connection reset, client timeout
 
 
@@ -32,15 +33,23 @@ class Answer:
     retry_after_s: float = 0.0
     detail: str = ""
 
+    @property
+    def said(self) -> str:
+        """One text for all requests that failed alike: the detail without what is each request's own."""
+        return " ".join(re.sub(r"\b[0-9a-f]{16}\b", "...", self.detail).split()) or "(no text)"
 
-HTTP_OUTCOMES = {429: Outcome.REFUSED, 503: Outcome.REFUSED, 504: Outcome.EXPIRED, 408: Outcome.EXPIRED}
+
+HTTP_OUTCOMES = {429: Outcome.REFUSED, 503: Outcome.REFUSED, 504: Outcome.EXPIRED}
 
 
 def from_http(status: int, headers: Mapping[bytes, bytes], body: bytes) -> Answer:
-    """Read an HTTP answer; header names are lower case."""
+    """Read an HTTP answer; header names are lower case. A refusal that does not say when to come back is an error."""
     if status != 200:
-        retry = float(headers.get(b"retry-after", b"0") or 0)
-        return Answer(HTTP_OUTCOMES.get(status, Outcome.ERROR), {}, None, retry, f"{status} {body[:200]!r}")
+        outcome, retry_after = HTTP_OUTCOMES.get(status, Outcome.ERROR), headers.get(b"retry-after", b"")
+        retry_after_s = int(retry_after) if retry_after.isdigit() else None
+        if outcome is Outcome.REFUSED and retry_after_s is None:
+            outcome = Outcome.ERROR
+        return Answer(outcome, {}, None, retry_after_s or 0.0, f"{status} {_said(body)}")
     length = headers.get(b"inference-header-content-length")
     head = orjson.loads(body[: int(length)] if length else body)
     first = head["outputs"][0]
@@ -49,6 +58,14 @@ def from_http(status: int, headers: Mapping[bytes, bytes], body: bytes) -> Answe
     else:
         data = np.asarray(first["data"], np.float32)
     return Answer(Outcome.OK, head.get("parameters") or {}, data)
+
+
+def _said(body: bytes) -> str:
+    """The text of an error's body: ours is JSON, a proxy's may be HTML."""
+    try:
+        return str(orjson.loads(body)["error"])
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return body[:200].decode("latin-1")
 
 
 def from_grpc(payload: bytes) -> Answer:

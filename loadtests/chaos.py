@@ -3,36 +3,41 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+import time
+from collections.abc import Awaitable, Callable, Sequence
 
+import numpy as np
 import psutil
 
 from loadtests.answers import Outcome
-from loadtests.records import Run, Summary, summarise
-from loadtests.schedules import arrivals, constant
-from loadtests.session import Session, Variant
+from loadtests.generator import Progress
+from loadtests.play import (
+    ADAPTIVE,
+    Block,
+    Disturbance,
+    Mark,
+    Options,
+    Played,
+    Say,
+    block,
+    noise,
+    unit_capacity,
+    unloaded_deadline_s,
+)
+from loadtests.records import Recorder
+from loadtests.scenarios import Scenario
+from loadtests.session import Session
+from loadtests.statistics import sleep_jitter_p99_s
 
-Say = Callable[[str], None]
 REPLICA_MARK = "ServeReplica"
 DISTURBED_AFTER_S = 5.0
+LOOK_S = 0.1  # between two looks at whether the old replicas have gone
 
 
 class NoReplica(RuntimeError):
     """No replica process was found below the service's own process: it runs on another machine, or without Ray."""
-
-
-@dataclass(frozen=True, slots=True)
-class Disturbed:
-    """unanswered: requests without any answer. failed: answered with an error. replaced: a new replica came up."""
-
-    run: Run
-    summary: Summary
-    unanswered: int
-    failed: int
-    replaced: bool
-    recovered_after_s: float
 
 
 def replicas_of(pid: int) -> list[psutil.Process]:
@@ -47,44 +52,109 @@ def replicas_of(pid: int) -> list[psutil.Process]:
     return found
 
 
-async def kill_one_replica(pid: int, say: Say) -> None:
-    """SIGKILL to one replica of the service. Raises NoReplica."""
-    replicas = replicas_of(pid)
-    if not replicas:
-        raise NoReplica(f"no process named {REPLICA_MARK} below process {pid}")
-    say(f"killing replica process {replicas[0].pid} of {len(replicas)}")
+Tell = Callable[[str], None]
+Act = Callable[[int, Sequence[psutil.Process], Tell], Awaitable[None]]
+
+
+async def kill_one_replica(pid: int, replicas: Sequence[psutil.Process], tell: Tell) -> None:
+    """SIGKILL to one replica of the service."""
+    tell("replica killed")
     replicas[0].kill()
 
 
-async def roll_replicas(pid: int, say: Say) -> None:
-    """SIGHUP to the service: it replaces its replicas one after the other."""
-    say("asking the service to replace its replicas (SIGHUP)")
+async def roll_replicas(pid: int, replicas: Sequence[psutil.Process], tell: Tell) -> None:
+    """SIGHUP to the service: it replaces its replicas one after the other. The update ends when no old one is left."""
+    tell("update began")
     psutil.Process(pid).send_signal(signal.SIGHUP)
+    while any(runs(process) for process in replicas):  # noqa: ASYNC110 - another program's processes raise no event
+        await asyncio.sleep(LOOK_S)
+    tell("update ended")
 
 
-DISTURBANCES: dict[str, tuple[Callable[[int, Say], Awaitable[None]], float]] = {
-    "replica-kill": (kill_one_replica, 20.0),
-    "rolling-update": (roll_replicas, 60.0),
-}
+ACTS: dict[str, Act] = {"replica-kill": kill_one_replica, "rolling-update": roll_replicas}
 
 
-async def disturb(session: Session, pid: int, rate: float, variant: Variant, what: str, say: Say) -> Disturbed:
-    """Constant load; after five seconds one of DISTURBANCES happens. Raises NoReplica."""
-    act, duration_s = DISTURBANCES[what]
-    before = {process.pid for process in replicas_of(pid)}
-    times = arrivals(constant(rate), duration_s, seed=5)
-    task = asyncio.create_task(session.run(times, (variant,), seed=5))
-    await asyncio.sleep(DISTURBED_AFTER_S)
-    await act(pid, say)
-    run = await task
-    bad = run.outcome != Outcome.OK
-    lost = run.outcome == Outcome.LOST
-    last_bad = float(run.intended[bad].max()) if bad.any() else DISTURBED_AFTER_S
-    return Disturbed(
-        run=run,
-        summary=summarise(run, end=duration_s),
-        unanswered=int(lost.sum()),
-        failed=int(bad.sum() - lost.sum()),
-        replaced=any(process.pid not in before for process in replicas_of(pid)),
-        recovered_after_s=max(0.0, last_bad - DISTURBED_AFTER_S),
+def runs(process: psutil.Process) -> bool:
+    """Whether it still does; one that has ended and that nobody has reaped does not."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+class Disturber:
+    """Acts on a service's replicas once a run has lasted DISTURBED_AFTER_S. Raises NoReplica if there are none.
+
+    `watch` goes to the run as its progress; marks are on the run's own clock.
+    """
+
+    def __init__(self, pid: int, act: Act, say: Say, progress: Progress | None = None) -> None:
+        self.before = replicas_of(pid)
+        if not self.before:
+            raise NoReplica(f"no process named {REPLICA_MARK} below process {pid}")
+        self.marks: list[Mark] = []
+        self._pid, self._act, self._say, self._progress = pid, act, say, progress
+        self._began_s = 0.0
+        self._acting: asyncio.Future[None] | None = None
+
+    def watch(self, now_s: float, recorder: Recorder) -> None:
+        """now_s: since the run began."""
+        self._began_s = time.perf_counter() - now_s
+        if self._acting is None and now_s >= DISTURBED_AFTER_S:
+            self._acting = asyncio.ensure_future(self._act(self._pid, self.before, self._tell))
+        if self._progress is not None:
+            self._progress(now_s, recorder)
+
+    async def finish(self, run: Block) -> Disturbance:
+        """What became of it by the end of the run. Raises what acting raised."""
+        if self._acting is not None:
+            if not self._acting.done():
+                self._acting.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._acting
+        known = {process.pid for process in self.before}
+        return Disturbance(
+            tuple(self.marks),
+            replicas=len(known),
+            gone=sum(not runs(process) for process in self.before),
+            new=sum(process.pid not in known for process in replicas_of(self._pid)),
+            trouble_s=trouble_s(run, self.marks),
+        )
+
+    def _tell(self, says: str) -> None:
+        self.marks.append(Mark(time.perf_counter() - self._began_s, says))
+        self._say(f"{says} at {self.marks[-1].at_s:.1f} s")
+
+
+def trouble_s(played: Block, marks: Sequence[Mark]) -> float:
+    """Seconds from the first mark to the last request sent that was not served; 0.0 if all were."""
+    sent = played.run.intended[played.run.outcome != Outcome.OK]
+    return max(0.0, float(np.max(sent)) - marks[0].at_s) if marks and sent.size else 0.0
+
+
+async def disturb(
+    scenario: Scenario, session: Session, pid: int, options: Options, say: Say, progress: Progress | None = None
+) -> Played:
+    """Play one of CHAOS: measure capacity, then constant load during which the service is disturbed."""
+    jitter = [sleep_jitter_p99_s()]
+    full_accuracy = await session.reference()
+    deadline_s = options.deadline_s or await unloaded_deadline_s(session)
+    say(f"deadline {deadline_s * 1e3:.0f} ms; full quality scores {full_accuracy:.4f} without load")
+    capacity = await unit_capacity(scenario, session, deadline_s, say)
+    disturber = Disturber(pid, ACTS[scenario.name], say, progress)
+    say(f"{scenario.name}: {0.5 * capacity.rate:.0f}/s for {scenario.block_s:.0f} s")
+    item = await block(scenario, session, capacity.rate, deadline_s, (ADAPTIVE, options.seed), disturber.watch)
+    disturbance = await disturber.finish(item)
+    jitter.append(sleep_jitter_p99_s())
+    reasons = tuple(noise([item], jitter, deadline_s))
+    return Played(
+        scenario,
+        options.model,
+        options.protocol,
+        deadline_s,
+        capacity,
+        full_accuracy,
+        (item,),
+        reasons,
+        disturbance,
     )

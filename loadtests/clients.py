@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, cast
 from urllib.parse import urlsplit
@@ -16,7 +17,7 @@ from loadtests.answers import Answer, Outcome, from_grpc, from_http
 HttpParser = Callable[[int, Mapping[bytes, bytes], bytes], Answer]
 
 REFUSED_CODES = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED}
-EXPIRED_CODES = {grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED}
+BROKEN = ("failed to connect", "Connection reset", "Socket closed", "recvmsg:")  # gRPC's texts for its own UNAVAILABLE
 
 
 class Client(Protocol):
@@ -145,6 +146,7 @@ class GrpcClient:
         self._timeout_s = timeout_s
 
     async def send(self, index: int) -> Answer:
+        began = time.perf_counter()
         try:
             return from_grpc(
                 await self._call(
@@ -152,16 +154,20 @@ class GrpcClient:
                 )
             )
         except grpc.aio.AioRpcError as error:
-            return Answer(_grpc_outcome(error), {}, detail=f"{error.code().name} {error.details()}")
+            return _grpc_refusal(error, given_up=time.perf_counter() - began >= self._timeout_s)
 
     async def close(self) -> None:
         await self._channel.close()
 
 
-def _grpc_outcome(error: grpc.aio.AioRpcError) -> Outcome:
-    details = error.details() or ""
-    if "failed to connect" in details or "Connection reset" in details or "Socket closed" in details:
-        return Outcome.LOST
-    if error.code() in REFUSED_CODES:
-        return Outcome.REFUSED
-    return Outcome.EXPIRED if error.code() in EXPIRED_CODES else Outcome.ERROR
+def _grpc_refusal(error: grpc.aio.AioRpcError, given_up: bool) -> Answer:
+    """given_up: by this client, whose own deadline has the code that a server's has."""
+    code, details = error.code(), error.details() or ""
+    pushback_ms = dict(error.trailing_metadata() or ()).get("grpc-retry-pushback-ms")
+    if given_up or any(text in details for text in BROKEN):
+        outcome = Outcome.LOST
+    elif code in REFUSED_CODES and pushback_ms is not None:
+        outcome = Outcome.REFUSED
+    else:
+        outcome = Outcome.EXPIRED if code is grpc.StatusCode.DEADLINE_EXCEEDED else Outcome.ERROR
+    return Answer(outcome, {}, None, int(pushback_ms or 0) / 1e3, f"{code.name} {details}")

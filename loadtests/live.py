@@ -44,13 +44,15 @@ class LiveView:
         budget = mean(recorder.numbers["quality_budget"][answered])
         self._budgets = [*self._budgets, 0.0 if np.isnan(budget) else budget][-40:]
         table = Table(
-            "offered/s", "answered/s", "p99 ms", "refused", "budget", "activity", "accuracy", "budget, last 10 s"
+            *("offered/s", "answered/s", "p99 ms", "refused", "failed", "budget", "activity", "accuracy"),
+            "budget, last 10 s",
         )
         table.add_row(
             f"{offered:.0f}",
             f"{answered.sum() / WINDOW_S:.0f}",
             f"{percentile(latency, 99) * 1e3:.1f}",
-            f"{int((recent & (recorder.outcome == Outcome.REFUSED)).sum())}",
+            f"{int((recent & np.isin(recorder.outcome, (Outcome.REFUSED, Outcome.EXPIRED))).sum())}",
+            f"{int((recent & np.isin(recorder.outcome, (Outcome.ERROR, Outcome.LOST))).sum())}",
             f"{budget:.2f}",
             f"{mean(recorder.numbers['quality_activity'][answered]):.2f}",
             f"{mean(recorder.score[answered]):.3f}",

@@ -10,6 +10,7 @@ import numpy as np
 
 from loadtests.capacity import Capacity, measure
 from loadtests.generator import Progress, client_was_the_bottleneck
+from loadtests.outcomes import Outcomes, outcomes_of
 from loadtests.records import Run, Summary, summarise
 from loadtests.scenarios import Scenario, Unit
 from loadtests.schedules import arrivals
@@ -33,8 +34,33 @@ class Block:
 
 
 @dataclass(frozen=True, slots=True)
+class Mark:
+    """Something that was done to the service, seconds after a run began."""
+
+    at_s: float
+    says: str
+
+
+@dataclass(frozen=True, slots=True)
+class Disturbance:
+    """What was done in a chaos scenario. replicas: before; gone: of those, at the end; new: others, at the end.
+
+    trouble_s: seconds from the first mark to the last request sent that was not served.
+    """
+
+    marks: tuple[Mark, ...]
+    replicas: int
+    gone: int
+    new: int
+    trouble_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Played:
-    """A scenario's result. noisy: why the verdict should not be trusted, empty when it can be."""
+    """A scenario's result. noisy: why the verdict should not be trusted, empty when it can be.
+
+    disturbance: of a chaos scenario.
+    """
 
     scenario: Scenario
     model: str
@@ -44,12 +70,17 @@ class Played:
     full_accuracy: float
     blocks: tuple[Block, ...]
     noisy: tuple[str, ...]
+    disturbance: Disturbance | None = None
 
     def of(self, policy: str) -> list[Block]:
         return [block for block in self.blocks if block.policy == policy]
 
     def average(self, policy: str, field: str) -> float:
         return float(np.mean([getattr(block.summary, field) for block in self.of(policy)]))
+
+    def outcomes(self, policy: str) -> Outcomes:
+        """Of all blocks of a policy together."""
+        return outcomes_of(block.run for block in self.of(policy))
 
 
 @dataclass(frozen=True, slots=True)

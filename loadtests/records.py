@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from loadtests.answers import Answer, Outcome
 
 Floats = NDArray[np.float64]
+MAX_TEXTS = 1000  # different ones that are counted
 NUMBERS = ("quality_budget", "quality_activity", "compute_macs", "compute_macs_dense", "quality_expected")
 
 
@@ -20,6 +22,7 @@ class Run:
 
     sent: when it really left; done: when the answer was complete; score: 1 right, 0 wrong (or a similarity), nan
     without an answer; numbers: response parameters by name, nan where absent; deadline: relative, seconds.
+    messages: (outcome, what was said, how often) of whatever was not served.
     """
 
     intended: Floats
@@ -30,7 +33,7 @@ class Run:
     retry_after: Floats
     numbers: dict[str, Floats]
     deadline: Floats
-    details: tuple[str, ...] = ()
+    messages: tuple[tuple[Outcome, str, int], ...] = ()
 
     @property
     def latency(self) -> Floats:
@@ -55,7 +58,7 @@ class Recorder:
         self.score = np.full(size, np.nan)
         self.retry_after = np.zeros(size)
         self.numbers = {name: np.full(size, np.nan) for name in NUMBERS}
-        self._details: dict[str, None] = {}
+        self._messages: Counter[tuple[Outcome, str]] = Counter()
         self.finished = 0
 
     def record(self, index: int, done: float, answer: Answer, score: float) -> None:
@@ -65,8 +68,10 @@ class Recorder:
         self.retry_after[index] = answer.retry_after_s
         for name, column in self.numbers.items():
             column[index] = answer.parameters.get(name, np.nan)
-        if answer.detail and len(self._details) < 20:
-            self._details[answer.detail] = None
+        if answer.outcome != Outcome.OK:
+            said = answer.outcome, answer.said
+            if said in self._messages or len(self._messages) < MAX_TEXTS:
+                self._messages[said] += 1
         self.finished += 1
 
     def finish(self) -> Run:
@@ -79,7 +84,7 @@ class Recorder:
             self.retry_after,
             self.numbers,
             self.deadline,
-            tuple(self._details),
+            tuple((outcome, text, count) for (outcome, text), count in self._messages.items()),
         )
 
 

@@ -7,6 +7,7 @@ import html
 import json
 import platform
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
-from loadtests.play import ADAPTIVE, FIXED, Block, Played
+from loadtests.outcomes import LABELS
+from loadtests.play import ADAPTIVE, FIXED, Block, Mark, Played
 from loadtests.records import summarise
 from loadtests.verdict import checks, conclusion
 
+FAILURE_COLOURS = {"late": "#f2c14e", "refused": "#9aa5b1", "expired": "#b58bc4", "error": "#b3261e", "lost": "#222222"}
+MARK_COLOUR = "#6a3d00"
 COLOURS = {ADAPTIVE: "#0b6e99", FIXED: "#c0504d"}
 ROWS = (
     ("answered on time", "on_time_ratio", "{:.2%}"),
@@ -69,10 +73,35 @@ def as_json(played: Played, command: str) -> dict[str, Any]:
         "closed_loop_rps": played.capacity.closed_loop,
         "full_accuracy": played.full_accuracy,
         "blocks": [{"policy": b.policy, "seed": b.seed, **b.summary.to_json()} for b in played.blocks],
+        "outcomes": {policy: asdict(played.outcomes(policy)) for policy in policies_of(played)},
+        "disturbance": asdict(played.disturbance) if played.disturbance is not None else None,
         "checks": [{"claim": c.claim, "wanted": c.wanted, "got": c.got, "passed": c.passed} for c in checks(played)],
         "noisy": list(played.noisy),
         "conclusion": conclusion(played),
     }
+
+
+def policies_of(played: Played) -> list[str]:
+    """Those that were played, ours first."""
+    return [policy for policy in (ADAPTIVE, FIXED) if played.of(policy)]
+
+
+def outcome_rows(played: Played) -> list[tuple[str, list[str]]]:
+    """(how requests ended, their number for each policy)."""
+    ended = [played.outcomes(policy) for policy in policies_of(played)]
+    rows = [(label, [f"{getattr(one, name):,}" for one in ended]) for name, label in LABELS.items()]
+    if played.disturbance is not None:
+        rows.append(("last request not served, s after the disturbance", [f"{played.disturbance.trouble_s:.1f}"]))
+    return rows
+
+
+def messages(played: Played) -> list[str]:
+    """What failed requests were told, the most frequent texts of each policy."""
+    return [
+        f"{policy}: {LABELS[message.outcome]}, {message.count:,} times: {message.text}"
+        for policy in policies_of(played)
+        for message in played.outcomes(policy).messages
+    ]
 
 
 def _cpu() -> str:
@@ -82,9 +111,9 @@ def _cpu() -> str:
 
 
 def plot(played: Played, path: Path) -> None:
-    """Offered load and goodput, latency, budget, accuracy over time: the first block of each policy."""
-    figure, axes = plt.subplots(4, 1, figsize=(10, 11), sharex=True, constrained_layout=True)
-    firsts = [played.of(policy)[0] for policy in (ADAPTIVE, FIXED) if played.of(policy)]
+    """Offered load and goodput, latency, budget, accuracy, failures over time: the first block of each policy."""
+    figure, axes = plt.subplots(5, 1, figsize=(10, 13), sharex=True, constrained_layout=True)
+    firsts = [played.of(policy)[0] for policy in policies_of(played)]
     for item in firsts:
         _plot_block(item, axes, played)
     axes[0].set_ylabel("requests/s")
@@ -99,7 +128,11 @@ def plot(played: Played, path: Path) -> None:
     axes[3].set_ylabel("effective accuracy")
     axes[3].axhline(played.full_accuracy, color="#888", ls="--", lw=1, label="full quality, no load")
     axes[3].set_ylim(0, 1.02)
-    axes[3].set_xlabel("seconds")
+    axes[4].set_ylabel(f"not on time, requests/s\n({firsts[0].policy})")
+    axes[4].set_ylim(bottom=0)
+    axes[4].set_xlabel("seconds")
+    for mark in played.disturbance.marks if played.disturbance is not None else ():
+        _plot_mark(mark, axes)
     for axis in axes:
         axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8, frameon=False)
         axis.grid(alpha=0.25)
@@ -126,6 +159,19 @@ def _plot_block(item: Block, axes: Any, played: Played) -> None:
     line(axes[2], "budget_mean", f"budget, {item.policy}")
     line(axes[2], "activity_mean", f"activity, {item.policy}", ":", alpha=0.8)
     line(axes[3], "effective_accuracy", item.policy)
+    if item.policy == ADAPTIVE:
+        shares = [[getattr(w, f"{name}_ratio") * w.offered_rps for w in windows] for name in FAILURE_COLOURS]
+        labels = [LABELS[name] for name in FAILURE_COLOURS]
+        axes[4].stackplot(middle, np.nan_to_num(shares), labels=labels, colors=[*FAILURE_COLOURS.values()], step="mid")
+
+
+def _plot_mark(mark: Mark, axes: Any) -> None:
+    for axis in axes:
+        axis.axvline(mark.at_s, color=MARK_COLOUR, ls="--", lw=1)
+    place = {"xycoords": ("data", "axes fraction"), "xytext": (0, 3), "textcoords": "offset points"}
+    axes[0].annotate(
+        f"{mark.says}, {mark.at_s:.1f} s", (mark.at_s, 1.0), fontsize=8, color=MARK_COLOUR, ha="center", **place
+    )
 
 
 def _cells(values: list[str]) -> str:
@@ -133,7 +179,7 @@ def _cells(values: list[str]) -> str:
 
 
 def _page(played: Played, record: dict[str, Any], picture: bytes) -> str:
-    policies = [policy for policy in (ADAPTIVE, FIXED) if played.of(policy)]
+    policies = policies_of(played)
     head = "".join(f"<th>{policy}</th>" for policy in policies)
     rows = "".join(
         f"<tr><td>{label}</td>"
@@ -147,11 +193,15 @@ def _page(played: Played, record: dict[str, Any], picture: bytes) -> str:
         + "</tr>"
         for c in record["checks"]
     )
+    ended = "".join(f"<tr><td>{label}</td>{_cells(counts)}</tr>" for label, counts in outcome_rows(played))
+    said = "".join(f"<li>{html.escape(text)}</li>" for text in messages(played))
+    marks = played.disturbance.marks if played.disturbance is not None else ()
     image = base64.b64encode(picture).decode()
     facts = (
         f"{record['date']} · {html.escape(record['machine'])} · deadline {played.deadline_s * 1e3:.0f} ms · "
         f"capacity at {played.scenario.unit} budget {played.capacity.rate:.0f}/s · "
         f"<code>{html.escape(record['command'])}</code>"
+        + "".join(f" · {html.escape(mark.says)} at {mark.at_s:.1f} s" for mark in marks)
     )
     return TEMPLATE.format(
         title=f"{played.scenario.name}: {html.escape(played.scenario.says)}",
@@ -161,6 +211,8 @@ def _page(played: Played, record: dict[str, Any], picture: bytes) -> str:
         head=head,
         rows=rows,
         verdicts=verdicts,
+        ended=ended,
+        said=f"<h3>What failures said</h3><ul>{said}</ul>" if said else "",
     )
 
 
@@ -171,7 +223,8 @@ td,th{{padding:.25rem .8rem;border-bottom:1px solid #ddd;text-align:right}}
 td:first-child,th:first-child{{text-align:left}}img{{max-width:100%}}.pass td:last-child{{color:#1a7f37}}
 .miss td:last-child{{color:#b3261e;font-weight:600}}.facts{{color:#666}}</style>
 <h1>{title}</h1><p><strong>{conclusion}</strong></p><p class="facts">{facts}</p>
-<img alt="load, latency, budget and accuracy over time" src="data:image/png;base64,{image}">
+<img alt="load, latency, budget, accuracy and failures over time" src="data:image/png;base64,{image}">
 <h2>Targets</h2><table><tr><th>what</th><th>wanted</th><th>got</th><th></th></tr>{verdicts}</table>
+<h2>How the requests ended</h2><table><tr><th></th>{head}</tr>{ended}</table>{said}
 <h2>Policies, mean over blocks</h2><table><tr><th></th>{head}</tr>{rows}</table></html>
 """

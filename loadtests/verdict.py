@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from loadtests.play import ADAPTIVE, FIXED, Played
+from loadtests.play import ADAPTIVE, FIXED, Disturbance, Played
 from loadtests.scenarios import Unit
 
 ON_TIME_TARGET = 0.995
@@ -26,6 +26,8 @@ class Check:
 
 def checks(played: Played) -> list[Check]:
     """The scenario's targets against its figures."""
+    if played.disturbance is not None:
+        return _disturbed(played, played.disturbance)
     if played.scenario.unit is Unit.FLOOR:
         return _overload(played)
     on_time = played.average(ADAPTIVE, "on_time_ratio")
@@ -55,6 +57,24 @@ def _overload(played: Played) -> list[Check]:
         Check("goodput of floor capacity", f">= {GOODPUT_TARGET:.0%}", f"{goodput:.1%}", goodput >= GOODPUT_TARGET),
         Check("late answers", f"<= {LATE_TARGET:.0%}", f"{late:.2%}", late <= LATE_TARGET),
         Check("requests without an answer", "0", f"{lost:.2%}", lost == 0.0),
+    ]
+
+
+def _disturbed(played: Played, disturbance: Disturbance) -> list[Check]:
+    """A refusal tells its client when to come back; it is shown, and no failure."""
+    ended = played.outcomes(ADAPTIVE)
+    beside = f"refused {ended.refused}, expired {ended.expired}"
+    if played.scenario.name == "replica-kill":
+        whole = disturbance.new >= disturbance.gone >= 1
+        return [
+            Check("requests without an answer", "0", f"{ended.lost}; errors {ended.error}, {beside}", ended.lost == 0),
+            Check("killed replica replaced", "1", f"{disturbance.new} of {disturbance.gone}", whole),
+        ]
+    whole = disturbance.gone == disturbance.replicas <= disturbance.new
+    failed = f"errors {ended.error}, without an answer {ended.lost}"
+    return [
+        Check("requests that failed", "0", f"{failed}; {beside}", ended.failed == 0),
+        Check("replicas replaced", f"{disturbance.replicas}", f"{min(disturbance.gone, disturbance.new)}", whole),
     ]
 
 

@@ -17,7 +17,7 @@ from rich.table import Table
 from service.commands.tables import table_console
 
 if TYPE_CHECKING:
-    from loadtests.play import Played
+    from loadtests.play import Options, Played
     from loadtests.target import Target
 
 CHAOS = ("replica-kill", "rolling-update")
@@ -51,6 +51,7 @@ def command(
     capacity: the highest rate within the SLO. replica-kill, rolling-update: one of two replicas is
     killed, or both are replaced one after the other, under load.
     """
+    from loadtests.play import Options
     from loadtests.scenarios import SCENARIOS
     from loadtests.target import Target, TargetError, started
 
@@ -74,37 +75,43 @@ def command(
         with service() as target:
             if scenario == "capacity":
                 uvloop.run(_capacity(target, model, protocol, deadline_ms, console))
-            elif scenario in CHAOS:
-                uvloop.run(_disturb(scenario, target, (model, protocol, deadline_ms), console))
             else:
-                uvloop.run(_play(scenario, target, (model, protocol, deadline_ms, rounds, seed), report, console))
+                control = target.control if target.headers else None
+                deadline_s = deadline_ms / 1e3 if deadline_ms else None
+                options = Options(deadline_s, rounds, seed, model, protocol, control)
+                uvloop.run(_play(scenario, target, options, report, console))
     except (TargetError, RuntimeError, ValueError) as problem:
         console.print(f"[red]{problem}[/]")
         raise typer.Exit(2) from None
 
 
-async def _play(
-    name: str,
-    target: Target,
-    options: tuple[str, str, float | None, int, int],
-    folder: Path | None,
-    console: Console,
-) -> None:
-    from loadtests import report
-    from loadtests.play import Options, play
-    from loadtests.scenarios import SCENARIOS
-    from loadtests.session import service_session
-    from loadtests.verdict import conclusion
-
-    model, protocol, deadline_ms, rounds, seed = options
-    session = service_session(target, model, protocol)
-    control = target.control if target.headers else None
-    choice = Options(deadline_ms / 1e3 if deadline_ms else None, rounds, seed, model, protocol, control)
+async def _play(name: str, target: Target, options: Options, folder: Path | None, console: Console) -> None:
+    from loadtests.chaos import disturb
     from loadtests.live import LiveView
+    from loadtests.play import play
+    from loadtests.scenarios import CHAOS, SCENARIOS
+    from loadtests.session import service_session
 
+    if name in CHAOS and target.pid is None:
+        raise ValueError(f"{name} starts a service of its own: leave out --url")
+    session = service_session(target, options.model, options.protocol)
     with LiveView(console) as live:
-        played = await play(SCENARIOS[name], session, choice, console.print, live.update)
+        if name in CHAOS and target.pid is not None:
+            played = await disturb(CHAOS[name], session, target.pid, options, console.print, live.update)
+        else:
+            played = await play(SCENARIOS[name], session, options, console.print, live.update)
+    _show(played, folder, console)
+
+
+def _show(played: Played, folder: Path | None, console: Console) -> None:
+    from loadtests import report
+    from loadtests.verdict import checks, conclusion
+
     console.print(_table(played))
+    for text in report.messages(played):
+        console.print(text, markup=False)
+    for check in checks(played):
+        console.print(f"{'met   ' if check.passed else 'MISSED'} {check.claim}: {check.got} (wanted {check.wanted})")
     console.print(conclusion(played))
     if folder is not None:
         page = report.write(played, folder, "swan " + " ".join(sys.argv[1:]))
@@ -112,11 +119,13 @@ async def _play(
 
 
 def _table(played: Played) -> Table:
-    from loadtests.play import ADAPTIVE, FIXED
-    from loadtests.report import ROWS
+    from loadtests.report import ROWS, outcome_rows, policies_of
 
-    policies = [policy for policy in (ADAPTIVE, FIXED) if played.of(policy)]
+    policies = policies_of(played)
     table = Table("", *policies, title=f"{played.scenario.name}: {played.scenario.says}")
+    for label, counts in outcome_rows(played):
+        table.add_row(f"requests: {label}", *counts)
+    table.add_section()
     for label, field, form in ROWS:
         table.add_row(label, *(form.format(played.average(policy, field)) for policy in policies))
     return table
@@ -138,33 +147,4 @@ async def _capacity(target: Target, model: str, protocol: str, deadline_ms: floa
         best = found.best
         cells = [f"{v:.4g}" for v in (best.p50_ms, best.p99_ms, best.accuracy, best.budget_mean)] if best else ["-"] * 4
         table.add_row(quality, f"{found.rate:.0f}", *cells)
-    console.print(table)
-
-
-async def _disturb(what: str, target: Target, options: tuple[str, str, float | None], console: Console) -> None:
-    from loadtests.capacity import measure
-    from loadtests.chaos import disturb
-    from loadtests.play import unloaded_deadline_s
-    from loadtests.session import Variant, service_session
-
-    if target.pid is None:
-        raise ValueError(f"{what} starts a service of its own: leave out --url")
-    model, protocol, deadline_ms = options
-    session = service_session(target, model, protocol)
-    await session.reference()
-    deadline_s = deadline_ms / 1e3 if deadline_ms else await unloaded_deadline_s(session)
-    capacity = await measure(session, Variant(deadline_s, {"quality": "full"}), console.print)
-    console.print(f"half of the full-budget capacity: {0.5 * capacity.rate:.0f}/s on two replicas")
-    rate, variant = 0.5 * capacity.rate, Variant(deadline_s, {})
-    found = await disturb(session, target.pid, rate, variant, what, console.print)
-    table = Table("requests", "on time", "late", "errors", "without an answer", "last trouble after", "replaced")
-    table.add_row(
-        str(found.summary.requests),
-        f"{found.summary.on_time_ratio:.2%}",
-        f"{found.summary.late_ratio:.2%}",
-        str(found.failed),
-        str(found.unanswered),
-        f"{found.recovered_after_s:.1f} s",
-        "yes" if found.replaced else "no",
-    )
     console.print(table)
