@@ -1,10 +1,13 @@
-"""How the requests of a run ended: counted, and what the failures said."""
+"""How the requests of a run ended: counted, and what those were told that were not served."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
 
 from loadtests.answers import Outcome
 from loadtests.records import Run
@@ -17,12 +20,13 @@ LABELS = {
     "error": "error",
     "lost": "no answer",
 }
+NOT_SERVED = (Outcome.ERROR, Outcome.LOST, Outcome.REFUSED, Outcome.EXPIRED)
 MOST_FREQUENT = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One text of a failure, and how many requests got it. outcome: error or lost."""
+    """One text, and how many requests got it instead of an answer. outcome: a key of LABELS."""
 
     outcome: str
     text: str
@@ -31,7 +35,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Outcomes:
-    """Requests by their end; each is in exactly one count, see LABELS. messages: the most frequent of each failure."""
+    """Requests by their end; each is in exactly one count, see LABELS. messages: the most frequent of each end."""
 
     on_time: int
     late: int
@@ -47,20 +51,23 @@ class Outcomes:
         return self.error + self.lost
 
 
+def ends_of(run: Run) -> dict[str, NDArray[np.bool_]]:
+    """The keys of LABELS -> which requests ended so."""
+    served = {"on_time": run.on_time, "late": (run.outcome == Outcome.OK) & ~run.on_time}
+    return served | {outcome.name.lower(): run.outcome == outcome for outcome in NOT_SERVED}
+
+
 def outcomes_of(runs: Iterable[Run]) -> Outcomes:
     """The counts of all runs together."""
-    counts: Counter[str] = Counter()
-    texts: Counter[tuple[Outcome, str]] = Counter()
+    counts: Counter[str] = Counter(dict.fromkeys(LABELS, 0))
+    texts: dict[Outcome, Counter[str]] = {outcome: Counter() for outcome in NOT_SERVED}
     for run in runs:
-        on_time = int(run.on_time.sum())
-        counts["on_time"] += on_time
-        counts["late"] += int((run.outcome == Outcome.OK).sum()) - on_time
-        for outcome in (Outcome.REFUSED, Outcome.EXPIRED, Outcome.ERROR, Outcome.LOST):
-            counts[outcome.name.lower()] += int((run.outcome == outcome).sum())
+        counts.update({name: int(which.sum()) for name, which in ends_of(run).items()})
         for outcome, said, count in run.messages:
-            texts[outcome, said] += count
-    messages = []
-    for failure in (Outcome.ERROR, Outcome.LOST):
-        of_it = Counter({text: count for (outcome, text), count in texts.items() if outcome is failure})
-        messages += [Message(failure.name.lower(), text, count) for text, count in of_it.most_common(MOST_FREQUENT)]
-    return Outcomes(**{name: counts[name] for name in LABELS}, messages=tuple(messages))
+            texts[outcome][said] += count
+    messages = tuple(
+        Message(outcome.name.lower(), said, count)
+        for outcome in NOT_SERVED
+        for said, count in texts[outcome].most_common(MOST_FREQUENT)
+    )
+    return Outcomes(**counts, messages=messages)

@@ -18,9 +18,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
-from loadtests.outcomes import LABELS
-from loadtests.play import ADAPTIVE, FIXED, Block, Mark, Played
-from loadtests.records import summarise
+from loadtests.outcomes import LABELS, ends_of
+from loadtests.play import ADAPTIVE, FIXED, Block, Disturbance, Mark, Played
+from loadtests.records import Run, summarise
 from loadtests.verdict import checks, conclusion
 
 FAILURE_COLOURS = {"late": "#f2c14e", "refused": "#9aa5b1", "expired": "#b58bc4", "error": "#b3261e", "lost": "#222222"}
@@ -88,15 +88,24 @@ def policies_of(played: Played) -> list[str]:
 
 def outcome_rows(played: Played) -> list[tuple[str, list[str]]]:
     """(how requests ended, their number for each policy)."""
-    ended = [played.outcomes(policy) for policy in policies_of(played)]
-    rows = [(label, [f"{getattr(one, name):,}" for one in ended]) for name, label in LABELS.items()]
     if played.disturbance is not None:
-        rows.append(("last request not served, s after the disturbance", [f"{played.disturbance.trouble_s:.1f}"]))
-    return rows
+        return _disturbed_rows(played.blocks[0].run, played.disturbance)
+    ended = [played.outcomes(policy) for policy in policies_of(played)]
+    return [(label, [f"{getattr(one, name):,}" for one in ended]) for name, label in LABELS.items()]
+
+
+def _disturbed_rows(run: Run, disturbance: Disturbance) -> list[tuple[str, list[str]]]:
+    """With the seconds between which they were sent."""
+    rows, ends = [], ends_of(run)
+    for name, label in LABELS.items():
+        sent = run.intended[ends[name]]
+        span = f" (at {sent.min():.1f}-{sent.max():.1f} s)" if sent.size and name != "on_time" else ""
+        rows.append((label, [f"{sent.size:,}{span}"]))
+    return [*rows, ("last one not served, s after the disturbance", [f"{disturbance.trouble_s:.1f}"])]
 
 
 def messages(played: Played) -> list[str]:
-    """What failed requests were told, the most frequent texts of each policy."""
+    """What requests were told that were not served: the most frequent texts of each end and policy."""
     return [
         f"{policy}: {LABELS[message.outcome]}, {message.count:,} times: {message.text}"
         for policy in policies_of(played)
@@ -212,7 +221,7 @@ def _page(played: Played, record: dict[str, Any], picture: bytes) -> str:
         rows=rows,
         verdicts=verdicts,
         ended=ended,
-        said=f"<h3>What failures said</h3><ul>{said}</ul>" if said else "",
+        said=f"<h3>What was said instead of an answer</h3><ul>{said}</ul>" if said else "",
     )
 
 

@@ -123,7 +123,7 @@ def test_every_request_is_in_exactly_one_count(ends: list[tuple[Outcome, float, 
     assert sum(getattr(counted, name) for name in LABELS) == 2 * len(ends)
     assert counted.on_time == 2 * int(run.on_time.sum())
     assert counted.failed == 2 * int(np.isin(run.outcome, (Outcome.ERROR, Outcome.LOST)).sum())
-    assert sum(message.count for message in counted.messages) <= counted.failed
+    assert sum(message.count for message in counted.messages) <= counted.failed + counted.refused + counted.expired
 
 
 def test_the_three_most_frequent_texts_of_errors_are_kept_whatever_their_request_ids() -> None:
@@ -136,6 +136,7 @@ def test_the_three_most_frequent_texts_of_errors_are_kept_whatever_their_request
         ("error", "b", 3),
         ("error", "c", 2),
         ("lost", "reset", 1),
+        ("refused", "503 busy", 9),
     ]
 
 
@@ -183,6 +184,7 @@ def test_the_report_of_a_disturbed_run_counts_ends_and_marks_what_was_done(tmp_p
     assert [mark["at_s"] for mark in record["disturbance"]["marks"]] == [5.0, 7.5]
     text = page.read_text(encoding="utf-8")
     assert "update &lt;began&gt; at 5.0 s" in text
+    assert "<td>refused</td><td>30 (at 6.0-8.9 s)</td>" in text
     assert "error, 1 times: 500 &lt;b&gt;broken&lt;/b&gt;" in text
     assert page.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
 
