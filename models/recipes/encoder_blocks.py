@@ -8,6 +8,7 @@ which makes a step about ten times cheaper than one through the encoder.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -25,6 +26,17 @@ LOWEST = 0.18
 GROUPS = 8
 FIT_TEXTS = 3000
 RIDGE = 0.03
+
+
+@dataclass(frozen=True, slots=True)
+class Budgets:
+    """What an encoder learns besides the full one. low = 1: nothing else, for a network without gates."""
+
+    low: float
+    high: float = 1.0
+
+
+EVERY = Budgets(LOWEST)
 
 
 @torch.no_grad()
@@ -57,9 +69,9 @@ def fit_request_gate_(layer: EncoderLayer, seen: BlockInputs) -> None:
 
 def train_block_(
     name: str, layer: EncoderLayer, original: GatedFFN, seen: BlockInputs, config: TrainConfig,
-    checkpoint: Path | None, low: float = LOWEST,
+    checkpoint: Path | None, budgets_of: Budgets,
 ) -> None:  # fmt: skip
-    """Distil the original block into `layer`'s under random budgets from `low` on; the gate stays as it is."""
+    """Distil the original block into `layer`'s under random budgets; the gate stays as it is."""
     layer.ffn.gate.requires_grad_(False)
 
     def after(x: Tensor, out: Tensor) -> Tensor:
@@ -68,7 +80,7 @@ def train_block_(
         return normed
 
     def loss(rows: Tensor, done: float) -> tuple[Tensor, Mapping[str, float]]:
-        x, budgets = seen.tokens[rows], group_budgets(len(rows), low)
+        x, budgets = seen.tokens[rows], group_budgets(len(rows), budgets_of)
         with torch.autocast("cpu", torch.bfloat16):
             with torch.no_grad():
                 wanted = original(x.flatten(0, 1)).view_as(x)
@@ -90,10 +102,10 @@ def train_block_(
         layer.ffn_norm.requires_grad_(True)
 
 
-def group_budgets(rows: int, low: float, groups: int = GROUPS) -> Tensor:
-    """[rows]: equal groups; one runs in full, one at `low`, the others log-uniformly between (sandwich rule)."""
-    drawn = low ** torch.rand(groups)
-    drawn[0], drawn[1] = 1.0, low
+def group_budgets(rows: int, budgets: Budgets, groups: int = GROUPS) -> Tensor:
+    """[rows]: equal groups; one runs in full, one at `low`, the others log-uniformly up to `high` (sandwich rule)."""
+    drawn = budgets.high * (budgets.low / budgets.high) ** torch.rand(groups)
+    drawn[0], drawn[1] = 1.0, budgets.low
     return drawn.repeat_interleave(-(-rows // groups))[:rows]
 
 

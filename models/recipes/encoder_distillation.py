@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from models.gated_encoder import GatedEncoder
-from models.recipes.encoder_blocks import group_budgets
+from models.recipes.encoder_blocks import EVERY, Budgets, group_budgets
 from models.recipes.encoder_lessons import Lessons, encoder_layers
 from models.recipes.training import TrainConfig, train
 from swan_runtime.plan import SoftPlan, total_density
@@ -21,7 +21,7 @@ from swan_runtime.schedule import exponential
 
 @dataclass(frozen=True, slots=True)
 class Distillation:
-    """low: smallest budget; 1 = an ungated network, always in full. groups: budgets in a step, each for as many pairs.
+    """budgets: the small ones. groups: budgets in a step, each for as many pairs.
 
     temperature: of gates, first to last. sharpness: softmax temperature of cosines, as the original was trained with
     (scale 20). Weights of the loss: near, 1 - cosine to the original; agree, KL of the similarities to all of the
@@ -29,7 +29,7 @@ class Distillation:
     """
 
     train: TrainConfig
-    low: float = 0.18
+    budgets: Budgets = EVERY
     groups: int = 4
     temperature: tuple[float, float] = (0.5, 0.2)
     sharpness: float = 0.05
@@ -48,11 +48,12 @@ def distil_(
         for part in (layer.ffn, layer.ffn_norm, layer.attention_norm):
             part.requires_grad_(True)
     shorts, longs = lessons.embeddings.chunk(2)
+    gated = how.budgets.low < 1.0
 
     def loss(rows: Tensor, done: float) -> tuple[Tensor, Mapping[str, float]]:
         texts = [lessons.ids[i] for i in (*rows.tolist(), *(rows + lessons.num_pairs).tolist())]
-        budgets = group_budgets(len(rows), how.low, how.groups).repeat(2)
-        plan = SoftPlan(budgets, exponential(done, *how.temperature), straight_through=True) if how.low < 1.0 else None
+        budgets = group_budgets(len(rows), how.budgets, how.groups).repeat(2)
+        plan = SoftPlan(budgets, exponential(done, *how.temperature), straight_through=True) if gated else None
         # The plain formula of attention is the fastest in bfloat16 for texts this short.
         with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
             got = network([len(ids) for ids in texts], torch.cat(texts), plan).float()

@@ -15,26 +15,22 @@ from torch import Tensor
 from models.data.descriptions import Description, sample_descriptions
 from models.gated_encoder import GatedEncoder, GatedEncoderConfig
 from models.package import Manifest
-from models.recipes.encoder_blocks import fit_request_gate_, train_block_
-from models.recipes.encoder_distillation import Distillation, distil_
-from models.recipes.encoder_lessons import PAIRS, encoder_layers, learn_from, pairs_to_learn_from
+from models.recipes.encoder_blocks import fit_request_gate_
+from models.recipes.encoder_lessons import PAIRS, Lessons, encoder_layers, learn_from, pairs_to_learn_from
+from models.recipes.encoder_training import BLOCKS, WHOLE, EncoderTraining, learn_
 from models.recipes.fashion_training import learn_means_
 from models.recipes.packaging import training_record, write_package
 from models.recipes.text_quality import paired_texts, recall_at_1, text_batches
-from models.recipes.training import TrainConfig
 from models.registry import shipped_repository
 from models.text import BASE, INPUTS, OUTPUTS, PREPROCESSING, TextCodec, original_codec, original_encoder
 from models.weight_changes import changed, changes_of
 from swan_runtime.budget import CalibrationTable
 from swan_runtime.calibrate import CalibrationConfig, calibrate, fit_thresholds, measure
 
+RANK = 64
 BUDGETS = (0.2, 0.25, 0.3, 0.4, 0.5, 0.7, 1.0)
 NAME = "minilm-embedder"
 DESCRIPTION = "Embeds sentences (all-MiniLM-L6-v2); the feed-forward units are gated per request"
-BLOCKS = TrainConfig(epochs=3, batch_rows=128, max_lr=4e-4, weight_decay=0.0, warm_up=0.1, max_grad_norm=0.5)
-WHOLE = Distillation(
-    TrainConfig(epochs=1, batch_rows=12, max_lr=1e-4, weight_decay=0.0, warm_up=0.1, max_grad_norm=1.0, gate_lr=0.1)
-)
 CHECKED = 150
 """Held-out pairs whose retrieval is shown after each epoch."""
 
@@ -44,50 +40,50 @@ def main(
     out: Annotated[Path | None, typer.Option(help="Model repository to write to.")] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of apt's lists (Packages, Translation-en).")] = None,
     work: Annotated[Path, typer.Option(help="Checkpoints; a broken-off run goes on from here.")] = Path("out/recipes"),
-    rank: Annotated[int, typer.Option(help="Rank of the gates.")] = 64,
+    rank: Annotated[int, typer.Option(help="Rank of the gates.")] = RANK,
     seed: Annotated[int, typer.Option(help="Of the texts drawn, their order and the budgets.")] = 0,
 ) -> None:
     """Fit gates, train block by block, then the whole encoder; calibrate on held-out packages; write the package."""
     console = Console()
     torch.manual_seed(seed)
     original, codec = original_encoder(), original_codec()
-    base = original.state_dict()
-    network = GatedEncoder(GatedEncoderConfig(rank=rank, granularity="request", pool="input"))
-    network.load_state_dict({name: v for name, v in base.items() if ".gate." not in name}, strict=False)
-
-    def checkpoint(stage: str) -> Path | None:
-        return None if quick else work / NAME / f"{seed}-{stage}.safetensors"
-
-    def sized(config: TrainConfig) -> TrainConfig:
-        return replace(config, seed=seed, epochs=1, batch_rows=8) if quick else replace(config, seed=seed)
-
     pairs = pairs_to_learn_from(data, seed, quick)
     console.print(f"the original reads {len(pairs)} pairs of texts")
     lessons = learn_from(original, codec, pairs, seed)
-    for layer, seen in zip(encoder_layers(network), lessons.blocks, strict=True):
-        fit_request_gate_(layer, seen)
-    learn_means_(network)
-    blocks = zip(encoder_layers(network), encoder_layers(original), lessons.blocks, strict=True)
-    for i, (layer, dense, seen) in enumerate(blocks):
-        train_block_(f"block {i}", layer, dense.ffn, seen, sized(BLOCKS), checkpoint(f"block-{i}"))
-    held_out = sample_descriptions("calibration")[: 24 if quick else 500]
-    shown = _quality(network, codec, held_out[:CHECKED])
-    console.print(f"after the blocks: {dict(shown())}")
-    how = replace(WHOLE, train=sized(WHOLE.train))
-    distil_(network, lessons, how, checkpoint("whole"), shown)
+    network = gated_copy(original, lessons, rank)
+    shown = _quality(network, codec, sample_descriptions("calibration")[: 24 if quick else CHECKED])
+    learn_(network, original, lessons, EncoderTraining(work / NAME, seed, quick), shown)
 
-    changes = changes_of(base, network.state_dict())
-    network.load_state_dict(changed(base, changes), strict=False)
-    network.eval()
-    table = _calibrated(network, codec, held_out, quick)
-    for point in table.points:
-        share = point.macs_mean / table.macs_dense
-        console.print(f"budget {point.budget:.2f}  MACs {share:.2f}  R@1 {point.quality:.3f}")
     record = training_record(
         "minilm_embedder", seed, block_epochs=BLOCKS.epochs, epochs=WHOLE.train.epochs, pairs=PAIRS
     )
-    described = replace(_manifest(network), training=record)
-    console.print(f"wrote {write_package(out or shipped_repository(), '1', described, changes, table)}")
+    described = replace(manifest(NAME, network, DESCRIPTION), training=record)
+    budgets = BUDGETS[2::4] if quick else BUDGETS
+    console.print(f"wrote {package(described, original, network, budgets, quick, out or shipped_repository())}")
+
+
+def package(
+    described: Manifest, original: GatedEncoder, network: GatedEncoder, budgets: Sequence[float], quick: bool, out: Path
+) -> Path:
+    """Calibrate the learned network on held-out packages, in the precision that is kept, and write it into `out`."""
+    base = original.state_dict()
+    changes = changes_of(base, network.state_dict())
+    network.load_state_dict(changed(base, changes), strict=False)
+    held_out = sample_descriptions("calibration")[: 24 if quick else 500]
+    table = _calibrated(network.eval(), original_codec(), held_out, budgets)
+    return write_package(out, "1", described, changes, table)
+
+
+def gated_copy(original: GatedEncoder, lessons: Lessons, rank: int = RANK) -> GatedEncoder:
+    """The original with gates fitted to the lessons; nothing is trained yet."""
+    network = GatedEncoder(GatedEncoderConfig(rank=rank, granularity="request", pool="input"))
+    network.load_state_dict(
+        {name: v for name, v in original.state_dict().items() if ".gate." not in name}, strict=False
+    )
+    for layer, seen in zip(encoder_layers(network), lessons.blocks, strict=True):
+        fit_request_gate_(layer, seen)
+    learn_means_(network)
+    return network
 
 
 def _quality(network: GatedEncoder, codec: TextCodec, rows: Sequence[Description]) -> Callable[[], Mapping[str, float]]:
@@ -110,19 +106,19 @@ def _recall(
 
 
 def _calibrated(
-    network: GatedEncoder, codec: TextCodec, held_out: Sequence[Description], quick: bool
+    network: GatedEncoder, codec: TextCodec, held_out: Sequence[Description], budgets: Sequence[float]
 ) -> CalibrationTable:
-    config = CalibrationConfig(NAME, "recall_at_1", BUDGETS[2::4] if quick else BUDGETS)
+    config = CalibrationConfig(NAME, "recall_at_1", tuple(budgets))
     thresholds_on = text_batches(codec, [text for row in held_out[:64] for text in (row.short, row.long)])
     return calibrate(network, text_batches(codec, paired_texts(held_out)), recall_at_1, config, thresholds_on)
 
 
-def _manifest(network: GatedEncoder) -> Manifest:
+def manifest(name: str, network: GatedEncoder, description: str) -> Manifest:
     return Manifest(
-        name=NAME,
+        name=name,
         family="gated_encoder",
         config=asdict(network.config),
-        description=DESCRIPTION,
+        description=description,
         licence="Apache-2.0",
         credits="all-MiniLM-L6-v2 (sentence-transformers), Apache-2.0; distilled on Debian package descriptions",
         preprocessing=PREPROCESSING,

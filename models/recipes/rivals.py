@@ -22,7 +22,7 @@ from models.recipes.fashion_training import GatedTraining, train_dense, train_ga
 from models.recipes.lessons import Lessons, banked_lessons, fresh_lessons
 from models.recipes.packaging import read_network, tensors_of, write_package, write_rival
 from models.recipes.static_encoder import DEFAULT_SIZES as UNITS
-from models.recipes.static_encoder import StaticTraining, encoder_rivals
+from models.recipes.static_encoder import RivalTraining, encoder_rivals
 from models.recipes.training import TrainConfig
 from models.registry import find_package, shipped_repository
 from models.swan_mlp import DenseMLP, SwanMLP, SwanMLPConfig, adopt_
@@ -31,8 +31,8 @@ from swan_runtime.fit import fit_gates_
 MODELS = ("fashion-mlp", "fashion-resnet", "minilm-embedder")
 MLP_STATIC = TrainConfig(epochs=20, batch_rows=256, max_lr=2e-3, weight_decay=0.02)
 MLP_UNITS = (128, 192, 320)  # 6, 10 and 19 % of the dense network's MACs
-RESNET_SHARES = (20, 40, 60)  # per cent of the dense network's MACs: widths by the root of it
-SINGLE = {"fashion-mlp": (0.1, 0.2), "fashion-resnet": (0.2, 0.4)}
+RESNET_SHARES = (20, 30, 40)  # per cent of the dense network's MACs: widths by the root of it
+SINGLE = {"fashion-mlp": (0.1, 0.2), "fashion-resnet": (0.2, 0.4), "minilm-embedder": (0.3, 0.5)}
 GATED_RANK = {"fashion-mlp": 16, "fashion-resnet": 16}
 
 
@@ -104,9 +104,8 @@ def main(
     if model not in MODELS:
         raise typer.BadParameter(f"expected one of {', '.join(MODELS)}, got {model!r}")
     if model == "minilm-embedder":
-        if single_budget:
-            raise typer.BadParameter("minilm-embedder has no training recipe for a single budget")
-        encoder_rivals(out / model, tuple(sizes or UNITS), StaticTraining(quick, data, work, seed), console)
+        how = RivalTraining(quick, data, work, seed)
+        encoder_rivals(out / model, tuple(sizes or UNITS), tuple(single_budget or SINGLE[model]), how, console)
         return
     splits = Splits.load(data, 256 if quick else None, console)
     family = FAMILIES[model]()

@@ -1,4 +1,4 @@
-"""Rivals of minilm-embedder: static encoders with fewer feed-forward units, and gates without training.
+"""Rivals of minilm-embedder: static encoders with fewer units, networks for one budget, gates without training.
 
 Static ones start as the original without the units that vary least; they then learn as the gated one does, from the
 same lessons, in as many steps.
@@ -20,12 +20,11 @@ from models.data.descriptions import sample_descriptions
 from models.gated_encoder import EncoderLayer, GatedEncoder, GatedEncoderConfig
 from models.gating import DenseSource, GateSettings, gate_package
 from models.recipes import minilm_embedder
-from models.recipes.encoder_blocks import train_block_
-from models.recipes.encoder_distillation import distil_
-from models.recipes.encoder_lessons import Lessons, encoder_layers, learn_from, pairs_to_learn_from
+from models.recipes.encoder_blocks import Budgets
+from models.recipes.encoder_lessons import Lessons, learn_from, pairs_to_learn_from
+from models.recipes.encoder_training import EncoderTraining, learn_
 from models.recipes.packaging import write_rival
 from models.recipes.text_quality import text_batches
-from models.recipes.training import TrainConfig
 from models.text import TextCodec, original_codec, original_encoder
 from swan_runtime.calibrate import Inputs, set_means_
 
@@ -35,7 +34,7 @@ RANK = 48
 
 
 @dataclass(frozen=True)
-class StaticTraining:
+class RivalTraining:
     """quick: few texts, one epoch, no checkpoints. data: a folder of apt's lists. work: for checkpoints."""
 
     quick: bool
@@ -43,17 +42,14 @@ class StaticTraining:
     work: Path
     seed: int
 
-    def sized(self, config: TrainConfig) -> TrainConfig:
-        return (
-            replace(config, seed=self.seed, epochs=1, batch_rows=8) if self.quick else replace(config, seed=self.seed)
-        )
-
-    def checkpoint(self, stage: str) -> Path | None:
-        return None if self.quick else self.work / "rivals" / minilm_embedder.NAME / f"{self.seed}-{stage}.safetensors"
+    def of(self, name: str, budgets: Budgets) -> EncoderTraining:
+        return EncoderTraining(self.work / "rivals" / minilm_embedder.NAME, self.seed, self.quick, name, budgets)
 
 
-def encoder_rivals(out: Path, sizes: Sequence[int], how: StaticTraining, console: Console) -> None:
-    """Write dense.safetensors, static-UNITS.safetensors and packages/training-free/1 into `out`."""
+def encoder_rivals(
+    out: Path, sizes: Sequence[int], single: Sequence[float], how: RivalTraining, console: Console
+) -> None:
+    """Write dense, static-UNITS.safetensors and packages/training-free and single-budget-B into `out`."""
     network, codec = original_encoder(), original_codec()
     texts = [row.long for row in sample_descriptions("train")]
     write_rival(out / "dense.safetensors", network)
@@ -63,22 +59,21 @@ def encoder_rivals(out: Path, sizes: Sequence[int], how: StaticTraining, console
     energies = unit_energies(network, batches)
     lessons = learn_from(network, codec, pairs_to_learn_from(how.data, how.seed, how.quick), how.seed)
     for size in sizes:
-        small = pruned(network, energies, size)
-        _train(small, network, lessons, how, f"static-{size}")
-        path = out / f"static-{size}.safetensors"
+        small, path = pruned(network, energies, size), out / f"static-{size}.safetensors"
+        learn_(small, network, lessons, how.of(f"static-{size}", Budgets(1.0)))
         write_rival(path, small)
         console.print(f"wrote {path}")
+    for budget in single:
+        console.print(f"wrote {_single_budget(out, network, lessons, how, budget)}")
 
 
-def _train(small: GatedEncoder, original: GatedEncoder, lessons: Lessons, how: StaticTraining, name: str) -> None:
-    """Both stages of the gated encoder's recipe, always in full: its gates open for every unit."""
-    torch.manual_seed(how.seed)
-    blocks = zip(encoder_layers(small), encoder_layers(original), lessons.blocks, strict=True)
-    for i, (layer, dense, seen) in enumerate(blocks):
-        stage = f"{name}-block-{i}"
-        train_block_(stage, layer, dense.ffn, seen, how.sized(minilm_embedder.BLOCKS), how.checkpoint(stage), low=1.0)
-    whole = replace(minilm_embedder.WHOLE, train=how.sized(minilm_embedder.WHOLE.train), low=1.0)
-    distil_(small, lessons, whole, how.checkpoint(name))
+def _single_budget(out: Path, original: GatedEncoder, lessons: Lessons, how: RivalTraining, budget: float) -> Path:
+    """Trained like the package, with this budget in place of all smaller than the full one."""
+    name = f"single-budget-{budget:g}"
+    network = minilm_embedder.gated_copy(original, lessons)
+    learn_(network, original, lessons, how.of(name, Budgets(budget, budget)))
+    described = minilm_embedder.manifest(name, network, f"trained for budget {budget:g} only")
+    return minilm_embedder.package(described, original, network, (budget,), how.quick, out / "packages")
 
 
 @torch.no_grad()

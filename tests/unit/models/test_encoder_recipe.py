@@ -13,7 +13,7 @@ from torch import Tensor
 
 from models.data.descriptions import sample_descriptions
 from models.gated_encoder import GatedEncoder, GatedEncoderConfig
-from models.recipes.encoder_blocks import LOWEST, fit_request_gate_, group_budgets, train_block_
+from models.recipes.encoder_blocks import EVERY, LOWEST, Budgets, fit_request_gate_, group_budgets, train_block_
 from models.recipes.encoder_distillation import Distillation, distil_
 from models.recipes.encoder_lessons import MAX_TOKENS, TOKENS, Lessons, encoder_layers, learn_from
 from models.recipes.static_encoder import pruned, unit_energies
@@ -101,7 +101,7 @@ def test_blocks_learn_to_do_with_fewer_units(original: GatedEncoder, lessons: Le
     before = error_at(network, original, lessons, 0.3)
     for i, layer in enumerate(encoder_layers(network)):
         gate = {name: value.clone() for name, value in layer.ffn.gate.state_dict().items()}
-        train_block_(f"block {i}", layer, encoder_layers(original)[i].ffn, lessons.blocks[i], STEPS, None)
+        train_block_(f"block {i}", layer, encoder_layers(original)[i].ffn, lessons.blocks[i], STEPS, None, EVERY)
         assert all(torch.equal(value, gate[name]) for name, value in layer.ffn.gate.state_dict().items())
     assert error_at(network, original, lessons, 0.3) < 0.8 * before
     assert all(parameter.requires_grad for layer in encoder_layers(network) for parameter in layer.ffn.parameters())
@@ -121,10 +121,10 @@ def test_a_static_network_learns_to_do_with_its_units(original: GatedEncoder, le
 
     before = error()
     for layer, dense, seen in zip(encoder_layers(small), encoder_layers(original), lessons.blocks, strict=True):
-        train_block_("static", layer, dense.ffn, seen, STEPS, None, low=1.0)
+        train_block_("static", layer, dense.ffn, seen, STEPS, None, Budgets(1.0))
     after_blocks = error()
     assert after_blocks < before
-    distil_(small, lessons, Distillation(replace(STEPS, max_lr=5e-4), low=1.0, agree=0.0, match=0.0), None)
+    distil_(small, lessons, Distillation(replace(STEPS, max_lr=5e-4), Budgets(1.0), agree=0.0, match=0.0), None)
     assert error() < after_blocks
 
 
@@ -161,7 +161,8 @@ def test_a_broken_off_run_ends_as_an_unbroken_one(original: GatedEncoder, lesson
 
 @pytest.mark.parametrize("rows", [8, 13, 128])
 def test_every_batch_holds_the_full_and_the_lowest_budget(rows: int) -> None:
-    budgets = group_budgets(rows, LOWEST)
+    budgets = group_budgets(rows, EVERY)
     assert budgets.shape == (rows,)
     assert float(budgets.max()) == 1.0 and float(budgets.min()) == pytest.approx(LOWEST)
-    assert bool((group_budgets(rows, 1.0, groups=4) == 1.0).all())  # a static network's
+    assert bool((group_budgets(rows, Budgets(1.0), groups=4) == 1.0).all())  # a static network's
+    assert set(group_budgets(rows, Budgets(0.25, 0.25), groups=4).tolist()) == {0.25, 1.0}  # for one budget

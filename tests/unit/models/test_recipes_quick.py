@@ -63,8 +63,6 @@ def test_rivals_are_written_where_the_benchmark_looks(name: str, size: int, tmp_
 def test_unknown_models_have_no_rivals() -> None:
     with pytest.raises(typer.BadParameter, match="fashion-mlp"):
         rivals.main("nobody")
-    with pytest.raises(typer.BadParameter, match="single budget"):
-        rivals.main("minilm-embedder", single_budget=[0.5])
 
 
 def test_static_pruning_keeps_what_varies_and_folds_what_does_not() -> None:
