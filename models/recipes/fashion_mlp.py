@@ -58,7 +58,7 @@ def main(
     fit_gates_(network, [(splits.scaled(8000),)])
     console.print(f"{TEACHER} looks at {VARIANTS} variants of every image")
     professor = load_dense(read_package(shipped_repository() / TEACHER / "1")).network
-    lessons = banked_lessons(splits, MAX_SHIFT, professor, 2 if quick else VARIANTS, seed)
+    lessons = banked_lessons(splits, MAX_SHIFT, professor, 2 if quick else VARIANTS, seed, checkpoint("lessons"))
     train_gated("gated", network, splits, replace(GATED, train=sized(GATED.train)), checkpoint("gated"), lessons)
 
     held_out = splits.calibration.take(slice(0, 500 if quick else None))

@@ -147,7 +147,8 @@ def _lessons(run: Run, teacher: nn.Module) -> Lessons:
     if not how.professor:
         return fresh_lessons(run.splits, how.max_shift, teacher)
     professor = load_dense(read_package(find_package(shipped_repository(), how.professor))).network
-    return banked_lessons(run.splits, how.max_shift, professor, 2 if run.quick else fashion_mlp.VARIANTS, run.seed)
+    variants, kept = 2 if run.quick else fashion_mlp.VARIANTS, run.checkpoint("lessons")
+    return banked_lessons(run.splits, how.max_shift, professor, variants, run.seed, kept)
 
 
 def _single_budget(run: Run, teacher: nn.Module, lessons: Lessons, budget: float) -> Path:

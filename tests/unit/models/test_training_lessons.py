@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -106,6 +107,27 @@ def test_banked_lessons_hold_what_the_teacher_said_of_each_variant(splits: Split
     assert torch.allclose(taught, logits_of(teacher, pixels), atol=0.05)  # the bank rounds pixels to 1/255, bf16
     seen = {draw(rows[:1])[0].numpy().tobytes() for _ in range(60)}
     assert len(seen) == 3 and (splits.pixels[:1].float() / 255.0).numpy().tobytes() in seen
+
+
+def test_what_the_teacher_said_is_kept_for_the_next_run_and_not_taken_for_another_teachers(
+    splits: Splits, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    first, other = DenseMLP(SMALL).eval(), DenseMLP(SMALL).eval()
+    kept, rows = tmp_path / "work" / "lessons.safetensors", torch.arange(96)
+
+    def drawn(teacher: torch.nn.Module, path: Path | None) -> tuple[torch.Tensor, torch.Tensor]:
+        torch.manual_seed(5)
+        pixels, _, taught = banked_lessons(splits, 1, teacher, 3, kept=path)(rows)
+        assert taught is not None
+        return pixels, taught
+
+    wanted = drawn(first, kept)
+    written = kept.stat().st_mtime_ns
+    again = drawn(first, kept)
+    assert kept.stat().st_mtime_ns == written
+    assert torch.equal(again[0], wanted[0]) and torch.equal(again[1], wanted[1])
+    assert torch.equal(drawn(other, kept)[1], drawn(other, None)[1])
 
 
 def test_means_are_learned_and_load_into_an_ordinary_network(splits: Splits) -> None:
