@@ -11,6 +11,7 @@ from loadtests.session import Session, Variant
 
 Say = Callable[[str], None]
 TARGET_ON_TIME = 0.99
+RAISES = 4  # of the highest rate, while it holds
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,17 +41,28 @@ class Capacity:
 async def bisect(
     low: float, high: float, probe: Callable[[float], Awaitable[Probe]], rounds: int
 ) -> tuple[float, tuple[Probe, ...]]:
-    """Largest rate in (low, high] whose probe held; `low` is taken to hold. Raises `high` first while it holds."""
-    probes = [await probe(high)]
-    while probes[-1].held and len(probes) < 4:
+    """Largest rate in (low, high] whose probe held; `low` is taken to hold. Raises `high` first while it holds.
+
+    A rate is too high if it fails twice in a row: one pause of a shared machine must not halve a server's figure.
+    """
+    probes: list[Probe] = []
+
+    async def held(rate: float) -> bool:
+        for _ in range(2):
+            probes.append(await probe(rate))
+            if probes[-1].held:
+                return True
+        return False
+
+    for _ in range(RAISES):
+        if not await held(high):
+            break
         low, high = high, high * 1.5
-        probes.append(await probe(high))
-    if probes[-1].held:
-        return high, tuple(probes)
+    else:
+        return low, tuple(probes)
     for _ in range(rounds):
         middle = 0.5 * (low + high)
-        probes.append(await probe(middle))
-        low, high = (middle, high) if probes[-1].held else (low, middle)
+        low, high = (middle, high) if await held(middle) else (low, middle)
     return low, tuple(probes)
 
 
