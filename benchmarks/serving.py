@@ -45,13 +45,17 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """common_rate_share: the common rate as a share of the slowest server's capacity."""
+    """deadline_s: the SLO. probe_s: length of one try of a rate; common_rate for common_s: latency and CPU time.
+
+    replicas: of this service; peers that have workers have two.
+    """
 
     model: str = "fashion-resnet"
     deadline_s: float = 0.05
     probe_s: float = 4.0
     common_rate: float = 100.0
     common_s: float = 6.0
+    replicas: int = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +166,8 @@ def bench_peer(peer: Peer, settings: Settings, install: bool, model_path: Path, 
 def bench_swan(name: str, protocol: str, quality: str, settings: Settings, say: Say) -> Record:
     """This service: `quality` full is the fixed full budget, auto the adaptive one."""
     begin = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="sw", dir="/tmp") as folder, started(Path(folder)) as target:
+    replicas = ("--replicas", str(settings.replicas))
+    with tempfile.TemporaryDirectory(prefix="sw", dir="/tmp") as folder, started(Path(folder), replicas) as target:
         startup_s = time.monotonic() - begin
         assert target.pid is not None
         session = service_session(target, settings.model, protocol)
@@ -227,10 +232,11 @@ def main(
     install: Annotated[bool, typer.Option(help="Install absent peers into environments of their own.")] = False,
     deadline_ms: Annotated[float, typer.Option(help="The SLO: 99 % within this.")] = 50.0,
     rate: Annotated[float, typer.Option(help="Common rate for latency and CPU per request.")] = 100.0,
+    replicas: Annotated[int, typer.Option(min=1, help="Of this service; peers have two workers.")] = 2,
 ) -> None:
     """This service beside its peers: rate within the SLO, latency, CPU per request, memory, start-up, quality."""
     console = table_console(highlight=False)
-    settings = Settings(model=model, deadline_s=deadline_ms / 1e3, common_rate=rate)
+    settings = Settings(model=model, deadline_s=deadline_ms / 1e3, common_rate=rate, replicas=replicas)
     records = run(settings, tuple(only or ()), install, json_file, console.print)
     console.print(table(records))
     if plot_dir is not None:
