@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from swan_runtime.budget import OPEN
 from swan_runtime.layers import gated_layers
 from swan_runtime.plan import HardPlan, HardTrace
 from swan_runtime.report import ComputeReport, LayerReport
+from swan_runtime.served import WATCH
 
 
 def build_reports(
@@ -41,6 +42,15 @@ class MacCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.macs = 0
+
+    def __enter__(self) -> Self:
+        WATCH.depth += 1
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, *args: Any) -> None:
+        WATCH.depth -= 1
+        super().__exit__(*args)  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))

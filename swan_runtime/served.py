@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import threading
+
 import torch
 from torch import Tensor, nn
-from torch._C import _len_torch_dispatch_stack as _watched  # 60 ns; its public kin look at all threads or at more
 
 from swan_runtime.kernels.linear import linear
 from swan_runtime.kernels.weights import LinearWeights
 from swan_runtime.packable import Packable
 
 
+class Watch(threading.local):
+    """How many modes that look at torch's operators are on in this thread: our own products are none of those."""
+
+    depth = 0
+
+
+WATCH = Watch()
+
+
 class ServedLinear(Packable[LinearWeights], nn.Linear):
     """nn.Linear, and nothing else until harden_ sets `packed`: then calls without gradients run on our dense product.
 
-    It shares the layer's memory. Where torch's operators are watched in this thread, counted or traced, torch runs.
+    It shares the layer's memory. Where MACs are counted in this thread, torch runs.
     """
 
     def pack(self) -> None:
@@ -24,6 +34,6 @@ class ServedLinear(Packable[LinearWeights], nn.Linear):
             self.packed = LinearWeights(weight, weight.new_zeros(len(weight)) if bias is None else bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.packed is None or torch.is_grad_enabled() or x.dtype is not torch.float32 or _watched():
+        if self.packed is None or torch.is_grad_enabled() or x.dtype is not torch.float32 or WATCH.depth:
             return super().forward(x)
         return linear(x.reshape(-1, self.in_features), self.packed).view(*x.shape[:-1], self.out_features)
