@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -54,7 +55,7 @@ def from_http(status: int, headers: Mapping[bytes, bytes], body: bytes) -> Answe
     head = orjson.loads(body[: int(length)] if length else body)
     first = head["outputs"][0]
     if length:
-        data = np.frombuffer(body, np.float32, offset=int(length), count=int(np.prod(first["shape"])))
+        data = np.frombuffer(body, np.float32, offset=int(length), count=math.prod(first["shape"]))
     else:
         data = np.asarray(first["data"], np.float32)
     return Answer(Outcome.OK, head.get("parameters") or {}, data)
