@@ -59,7 +59,7 @@ def ray_environment(directory: Path, http_port: int, ha_proxy: bool) -> dict[str
         "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(replicas + REPLICA_PORTS - 1),
         "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": str(replicas + REPLICA_PORTS),
         "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT": str(replicas + BLOCK - 1),
-        # a replica that goes answers until HAProxy knows its successor, else seconds of traffic fall to Serve's slow proxy
+        # a replica that goes answers until HAProxy knows its successor: else all traffic falls to Serve's slow proxy
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",
         "RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S": "0.1",
     }
