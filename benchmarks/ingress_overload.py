@@ -20,9 +20,8 @@ import numpy as np
 import typer
 from rich.table import Table
 
-from benchmarks import process_tree
-from loadtests import generator
-from loadtests.answers import Answer, Outcome
+from loadtests import generator, process_tree
+from loadtests.answers import TURNED_AWAY, Answer, Outcome
 from loadtests.clients import HttpClient
 from loadtests.outcomes import outcomes_of
 from loadtests.payloads import http_binary, input_spec
@@ -126,7 +125,7 @@ async def _open_loop(
     run = await generator.run(plan, client, _no_score)
     wall_s = time.perf_counter() - began
     cores = (process_tree.cpu_seconds(target.pid) - cpu) / wall_s
-    answered, refused = run.outcome == Outcome.OK, np.isin(run.outcome, (Outcome.REFUSED, Outcome.EXPIRED))
+    answered, refused = run.outcome == Outcome.OK, np.isin(run.outcome, TURNED_AWAY)
     ended = outcomes_of([run])
     goodput = ended.on_time / seconds
     return Record(

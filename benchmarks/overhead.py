@@ -28,7 +28,7 @@ import tritonclient.http
 import typer
 from rich.table import Table
 
-from benchmarks import process_tree
+from loadtests import process_tree
 from loadtests.clients import HttpClient
 from loadtests.target import free_port
 from service.commands.tables import table_console

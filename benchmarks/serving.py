@@ -23,10 +23,10 @@ import numpy as np
 import typer
 from rich.table import Table
 
-from benchmarks import process_tree
 from benchmarks.peers.catalogue import OIP_INPUT, PEERS, Peer
 from benchmarks.peers.environments import PeerAbsent, python_of
 from benchmarks.serving_plot import plot
+from loadtests import process_tree
 from loadtests.answers import Outcome
 from loadtests.capacity import measure
 from loadtests.clients import Client, HttpClient

@@ -24,6 +24,10 @@ class Outcome(IntEnum):
     LOST = 4  # no answer: connection reset, client timeout
 
 
+TURNED_AWAY = (Outcome.REFUSED, Outcome.EXPIRED)  # by a service that chose to
+FAILED = (Outcome.ERROR, Outcome.LOST)  # what no client can do anything about
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """parameters: the response parameters; output: the first output's row, None without an answer."""

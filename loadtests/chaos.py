@@ -7,10 +7,12 @@ import contextlib
 import signal
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import psutil
 
+from loadtests import schedules
 from loadtests.answers import Outcome
 from loadtests.generator import Progress
 from loadtests.play import (
@@ -22,12 +24,11 @@ from loadtests.play import (
     Played,
     Say,
     block,
+    measured,
     noise,
-    unit_capacity,
-    unloaded_deadline_s,
 )
 from loadtests.records import Recorder
-from loadtests.scenarios import Scenario
+from loadtests.scenarios import REPLICA_KILL, Scenario
 from loadtests.session import Session
 from loadtests.statistics import sleep_jitter_p99_s
 
@@ -71,7 +72,39 @@ async def roll_replicas(pid: int, replicas: Sequence[psutil.Process], tell: Tell
     tell("update ended")
 
 
-ACTS: dict[str, Act] = {"replica-kill": kill_one_replica, "rolling-update": roll_replicas}
+@dataclass(frozen=True, slots=True)
+class Chaos:
+    """A scenario in which `act` disturbs the service."""
+
+    scenario: Scenario
+    act: Act
+
+
+CHAOS: dict[str, Chaos] = {
+    chaos.scenario.name: chaos
+    for chaos in (
+        Chaos(
+            Scenario(
+                REPLICA_KILL,
+                "0.5x of the full-budget capacity of two replicas; one is killed",
+                lambda unit, length: schedules.constant(0.5 * unit),
+                block_s=20.0,
+                compare=False,
+            ),
+            kill_one_replica,
+        ),
+        Chaos(
+            Scenario(
+                "rolling-update",
+                "0.5x of the full-budget capacity of two replicas; both are replaced",
+                lambda unit, length: schedules.constant(0.5 * unit),
+                block_s=60.0,
+                compare=False,
+            ),
+            roll_replicas,
+        ),
+    )
+}
 
 
 def runs(process: psutil.Process) -> bool:
@@ -133,28 +166,16 @@ def trouble_s(played: Block, marks: Sequence[Mark]) -> float:
 
 
 async def disturb(
-    scenario: Scenario, session: Session, pid: int, options: Options, say: Say, progress: Progress | None = None
+    chaos: Chaos, session: Session, pid: int, options: Options, say: Say, progress: Progress | None = None
 ) -> Played:
-    """Play one of CHAOS: measure capacity, then constant load during which the service is disturbed."""
+    """Measure capacity, then constant load during which the service with this process id is disturbed."""
     jitter = [sleep_jitter_p99_s()]
-    full_accuracy = await session.reference()
-    deadline_s = options.deadline_s or await unloaded_deadline_s(session)
-    say(f"deadline {deadline_s * 1e3:.0f} ms; full quality scores {full_accuracy:.4f} without load")
-    capacity = await unit_capacity(scenario, session, deadline_s, say)
-    disturber = Disturber(pid, ACTS[scenario.name], say, progress)
-    say(f"{scenario.name}: {0.5 * capacity.rate:.0f}/s for {scenario.block_s:.0f} s")
-    item = await block(scenario, session, capacity.rate, deadline_s, (ADAPTIVE, options.seed), disturber.watch)
+    scenario = chaos.scenario
+    yardstick = await measured(scenario, session, options, say)
+    disturber = Disturber(pid, chaos.act, say, progress)
+    say(f"{scenario.name}: {scenario.says}, {scenario.block_s:.0f} s")
+    item = await block(scenario, session, yardstick, (ADAPTIVE, options.seed), disturber.watch)
     disturbance = await disturber.finish(item)
     jitter.append(sleep_jitter_p99_s())
-    reasons = tuple(noise([item], jitter, deadline_s))
-    return Played(
-        scenario,
-        options.model,
-        options.protocol,
-        deadline_s,
-        capacity,
-        full_accuracy,
-        (item,),
-        reasons,
-        disturbance,
-    )
+    reasons = tuple(noise([item], jitter, yardstick.deadline_s))
+    return Played(scenario, options.model, options.protocol, yardstick, (item,), reasons, disturbance)

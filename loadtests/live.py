@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from loadtests.answers import Outcome
+from loadtests.answers import FAILED, TURNED_AWAY, Outcome
 from loadtests.records import Recorder, mean, percentile
 
 WINDOW_S = 1.0
@@ -51,8 +51,8 @@ class LiveView:
             f"{offered:.0f}",
             f"{answered.sum() / WINDOW_S:.0f}",
             f"{percentile(latency, 99) * 1e3:.1f}",
-            f"{int((recent & np.isin(recorder.outcome, (Outcome.REFUSED, Outcome.EXPIRED))).sum())}",
-            f"{int((recent & np.isin(recorder.outcome, (Outcome.ERROR, Outcome.LOST))).sum())}",
+            f"{int((recent & np.isin(recorder.outcome, TURNED_AWAY)).sum())}",
+            f"{int((recent & np.isin(recorder.outcome, FAILED)).sum())}",
             f"{budget:.2f}",
             f"{mean(recorder.numbers['quality_activity'][answered]):.2f}",
             f"{mean(recorder.score[answered]):.3f}",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from loadtests.answers import Outcome
+from loadtests.answers import FAILED, TURNED_AWAY, Outcome
 from loadtests.records import Run
 
 LABELS = {
@@ -20,7 +20,7 @@ LABELS = {
     "error": "error",
     "lost": "no answer",
 }
-NOT_SERVED = (Outcome.ERROR, Outcome.LOST, Outcome.REFUSED, Outcome.EXPIRED)
+NOT_SERVED = (*FAILED, *TURNED_AWAY)
 MOST_FREQUENT = 3
 
 
@@ -47,8 +47,8 @@ class Outcomes:
 
     @property
     def failed(self) -> int:
-        """Errors and requests without an answer: what no client can do anything about."""
-        return self.error + self.lost
+        """Errors and requests without an answer."""
+        return sum(getattr(self, outcome.name.lower()) for outcome in FAILED)
 
 
 def ends_of(run: Run) -> dict[str, NDArray[np.bool_]]:

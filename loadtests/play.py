@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,7 @@ from loadtests.scenarios import Scenario, Unit
 from loadtests.schedules import arrivals
 from loadtests.session import Session, Variant
 from loadtests.statistics import sleep_jitter_p99_s
+from loadtests.target import Target
 
 Say = Callable[[str], None]
 ADAPTIVE, FIXED = "adaptive", "fixed-1.0"
@@ -56,6 +57,15 @@ class Disturbance:
 
 
 @dataclass(frozen=True, slots=True)
+class Yardstick:
+    """What a scenario's load and verdict are multiples of, measured first. full_accuracy: at full quality, no load."""
+
+    deadline_s: float
+    full_accuracy: float
+    capacity: Capacity
+
+
+@dataclass(frozen=True, slots=True)
 class Played:
     """A scenario's result. noisy: why the verdict should not be trusted, empty when it can be.
 
@@ -65,9 +75,7 @@ class Played:
     scenario: Scenario
     model: str
     protocol: str
-    deadline_s: float
-    capacity: Capacity
-    full_accuracy: float
+    yardstick: Yardstick
     blocks: tuple[Block, ...]
     noisy: tuple[str, ...]
     disturbance: Disturbance | None = None
@@ -87,7 +95,7 @@ class Played:
 class Options:
     """rounds: blocks of each policy. deadline_s None = ten times the unloaded full-quality p50, at least 25 ms.
 
-    control: delivers a set-point to the service; None = no admin plane, so only the policy it has is played.
+    target: the service; None or without an admin plane, only the policy that it has is played.
     """
 
     deadline_s: float | None = None
@@ -95,7 +103,11 @@ class Options:
     seed: int = 1
     model: str = ""
     protocol: str = "http"
-    control: Callable[[Mapping[str, object]], None] | None = None
+    target: Target | None = None
+
+    @property
+    def controllable(self) -> bool:
+        return self.target is not None and self.target.controllable
 
 
 async def unloaded_deadline_s(session: Session) -> float:
@@ -111,33 +123,34 @@ async def play(
 ) -> Played:
     """Measure, play, judge. The target's set-point is back to `auto` afterwards."""
     jitter = [sleep_jitter_p99_s()]
-    full_accuracy = await session.reference()
-    deadline_s = options.deadline_s or await unloaded_deadline_s(session)
-    say(f"deadline {deadline_s * 1e3:.0f} ms; full quality scores {full_accuracy:.4f} without load")
-    policies = [ADAPTIVE, FIXED] if scenario.compare and options.control is not None else [ADAPTIVE]
+    policies = [ADAPTIVE, FIXED] if scenario.compare and options.controllable else [ADAPTIVE]
     blocks: list[Block] = []
     try:
-        capacity = await unit_capacity(scenario, session, deadline_s, say)
+        yardstick = await measured(scenario, session, options, say)
         order = [(policy, round_) for round_ in range(options.rounds) for policy in policies]
         random.Random(options.seed).shuffle(order)
         for policy, round_ in order:
             set_policy(policy, options)
             say(f"{scenario.name}: {policy}, block {len(blocks) + 1} of {len(order)}")
-            blocks.append(
-                await block(scenario, session, capacity.rate, deadline_s, (policy, options.seed + round_), progress)
-            )
+            blocks.append(await block(scenario, session, yardstick, (policy, options.seed + round_), progress))
             jitter.append(sleep_jitter_p99_s())
     finally:
         set_policy(ADAPTIVE, options)
-    reasons = noise(blocks, jitter, deadline_s)
-    return Played(
-        scenario, options.model, options.protocol, deadline_s, capacity, full_accuracy, tuple(blocks), tuple(reasons)
-    )
+    reasons = noise(blocks, jitter, yardstick.deadline_s)
+    return Played(scenario, options.model, options.protocol, yardstick, tuple(blocks), tuple(reasons))
+
+
+async def measured(scenario: Scenario, session: Session, options: Options, say: Say) -> Yardstick:
+    """Full quality, the deadline and the capacity, on the service as it is."""
+    full_accuracy = await session.reference()
+    deadline_s = options.deadline_s or await unloaded_deadline_s(session)
+    say(f"deadline {deadline_s * 1e3:.0f} ms; full quality scores {full_accuracy:.4f} without load")
+    return Yardstick(deadline_s, full_accuracy, await unit_capacity(scenario, session, deadline_s, say))
 
 
 def set_policy(policy: str, options: Options) -> None:
-    if options.control is not None:
-        options.control(SETPOINTS[policy])
+    if options.target is not None and options.controllable:
+        options.target.control(SETPOINTS[policy])
 
 
 async def unit_capacity(scenario: Scenario, session: Session, deadline_s: float, say: Say) -> Capacity:
@@ -150,15 +163,12 @@ async def unit_capacity(scenario: Scenario, session: Session, deadline_s: float,
 
 
 async def block(
-    scenario: Scenario,
-    session: Session,
-    unit_rate: float,
-    deadline_s: float,
-    what: tuple[str, int],
-    progress: Progress | None,
+    scenario: Scenario, session: Session, yardstick: Yardstick, what: tuple[str, int], progress: Progress | None
 ) -> Block:
-    policy, seed = what
-    times = arrivals(scenario.shape(unit_rate, scenario.block_s), scenario.block_s, seed, scenario.cv2)
+    """Play the scenario's load once. what: the policy and the schedule's seed."""
+    (policy, seed), deadline_s = what, yardstick.deadline_s
+    shape = scenario.shape(yardstick.capacity.rate, scenario.block_s)
+    times = arrivals(shape, scenario.block_s, seed, scenario.cv2)
     variants = (
         (Variant(deadline_s, {}), Variant(4.0 * deadline_s, {})) if scenario.mixed else (Variant(deadline_s, {}),)
     )

@@ -68,10 +68,10 @@ def as_json(played: Played, command: str) -> dict[str, Any]:
         "command": command,
         "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         "machine": f"{platform.machine()}, {_cpu()}, python {platform.python_version()}",
-        "deadline_s": played.deadline_s,
-        "capacity_rps": played.capacity.rate,
-        "closed_loop_rps": played.capacity.closed_loop,
-        "full_accuracy": played.full_accuracy,
+        "deadline_s": played.yardstick.deadline_s,
+        "capacity_rps": played.yardstick.capacity.rate,
+        "closed_loop_rps": played.yardstick.capacity.closed_loop,
+        "full_accuracy": played.yardstick.full_accuracy,
         "blocks": [{"policy": b.policy, "seed": b.seed, **b.summary.to_json()} for b in played.blocks],
         "outcomes": {policy: asdict(played.outcomes(policy)) for policy in policies_of(played)},
         "disturbance": asdict(played.disturbance) if played.disturbance is not None else None,
@@ -127,15 +127,15 @@ def plot(played: Played, path: Path) -> None:
         _plot_block(item, axes, played)
     axes[0].set_ylabel("requests/s")
     axes[0].axhline(
-        played.capacity.rate, color="#888", ls=":", lw=1, label=f"capacity at {played.scenario.unit} budget"
+        played.yardstick.capacity.rate, color="#888", ls=":", lw=1, label=f"capacity at {played.scenario.unit} budget"
     )
     axes[1].set_ylabel("latency, ms (p50, p99)")
-    axes[1].axhline(played.deadline_s * 1e3, color="#888", ls="--", lw=1, label="deadline")
+    axes[1].axhline(played.yardstick.deadline_s * 1e3, color="#888", ls="--", lw=1, label="deadline")
     axes[1].set_yscale("log")
     axes[2].set_ylabel("budget, activity")
     axes[2].set_ylim(0, 1.05)
     axes[3].set_ylabel("effective accuracy")
-    axes[3].axhline(played.full_accuracy, color="#888", ls="--", lw=1, label="full quality, no load")
+    axes[3].axhline(played.yardstick.full_accuracy, color="#888", ls="--", lw=1, label="full quality, no load")
     axes[3].set_ylim(0, 1.02)
     axes[4].set_ylabel(f"not on time, requests/s\n({firsts[0].policy})")
     axes[4].set_ylim(bottom=0)
@@ -207,8 +207,8 @@ def _page(played: Played, record: dict[str, Any], picture: bytes) -> str:
     marks = played.disturbance.marks if played.disturbance is not None else ()
     image = base64.b64encode(picture).decode()
     facts = (
-        f"{record['date']} · {html.escape(record['machine'])} · deadline {played.deadline_s * 1e3:.0f} ms · "
-        f"capacity at {played.scenario.unit} budget {played.capacity.rate:.0f}/s · "
+        f"{record['date']} · {html.escape(record['machine'])} · deadline {played.yardstick.deadline_s * 1e3:.0f} ms · "
+        f"capacity at {played.scenario.unit} budget {played.yardstick.capacity.rate:.0f}/s · "
         f"<code>{html.escape(record['command'])}</code>"
         + "".join(f" · {html.escape(mark.says)} at {mark.at_s:.1f} s" for mark in marks)
     )

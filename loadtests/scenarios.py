@@ -9,6 +9,8 @@ from enum import StrEnum
 from loadtests import schedules
 from loadtests.schedules import Shape
 
+REPLICA_KILL = "replica-kill"  # judged by its own rule, see verdict
+
 
 class Unit(StrEnum):
     """What 1.0 of load means: the capacity measured at full budget, or at the floor."""
@@ -34,25 +36,6 @@ class Scenario:
     compare: bool = True
 
 
-CHAOS: dict[str, Scenario] = {
-    scenario.name: scenario
-    for scenario in (
-        Scenario(
-            "replica-kill",
-            "0.5x of the full-budget capacity of two replicas; one is killed",
-            lambda unit, length: schedules.constant(0.5 * unit),
-            block_s=20.0,
-            compare=False,
-        ),
-        Scenario(
-            "rolling-update",
-            "0.5x of the full-budget capacity of two replicas; both are replaced",
-            lambda unit, length: schedules.constant(0.5 * unit),
-            block_s=60.0,
-            compare=False,
-        ),
-    )
-}
 SCENARIOS: dict[str, Scenario] = {
     scenario.name: scenario
     for scenario in (

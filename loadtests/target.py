@@ -25,12 +25,17 @@ class TargetError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where a service answers. headers: sent with control requests (the admin key)."""
+    """Where a service answers. headers: sent with every request (the key); pid: of its launcher, on this machine."""
 
     url: str
     grpc: str
     headers: Mapping[str, str] = field(default_factory=dict)
     pid: int | None = None
+
+    @property
+    def controllable(self) -> bool:
+        """Whether a key is known that its admin plane may take."""
+        return bool(self.headers)
 
     def get(self, path: str) -> Any:
         try:

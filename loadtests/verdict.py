@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from loadtests.play import ADAPTIVE, FIXED, Disturbance, Played
-from loadtests.scenarios import Unit
+from loadtests.scenarios import REPLICA_KILL, Unit
 
 ON_TIME_TARGET = 0.995
 FIXED_ON_TIME_LIMIT = 0.60
@@ -31,7 +31,7 @@ def checks(played: Played) -> list[Check]:
     if played.scenario.unit is Unit.FLOOR:
         return _overload(played)
     on_time = played.average(ADAPTIVE, "on_time_ratio")
-    loss = played.full_accuracy - played.average(ADAPTIVE, "effective_accuracy")
+    loss = played.yardstick.full_accuracy - played.average(ADAPTIVE, "effective_accuracy")
     results = [
         Check("answered before the deadline", f">= {ON_TIME_TARGET:.1%}", f"{on_time:.2%}", on_time >= ON_TIME_TARGET),
         Check(
@@ -50,7 +50,11 @@ def checks(played: Played) -> list[Check]:
 
 
 def _overload(played: Played) -> list[Check]:
-    goodput = played.average(ADAPTIVE, "goodput_rps") / played.capacity.rate if played.capacity.rate else 0.0
+    goodput = (
+        played.average(ADAPTIVE, "goodput_rps") / played.yardstick.capacity.rate
+        if played.yardstick.capacity.rate
+        else 0.0
+    )
     late = played.average(ADAPTIVE, "late_ratio")
     lost = played.average(ADAPTIVE, "lost_ratio")
     return [
@@ -64,7 +68,7 @@ def _disturbed(played: Played, disturbance: Disturbance) -> list[Check]:
     """A refusal tells its client when to come back; it is shown, and no failure."""
     ended = played.outcomes(ADAPTIVE)
     beside = f"refused {ended.refused}, expired {ended.expired}"
-    if played.scenario.name == "replica-kill":
+    if played.scenario.name == REPLICA_KILL:
         whole = disturbance.new >= disturbance.gone >= 1
         return [
             Check("requests without an answer", "0", f"{ended.lost}; errors {ended.error}, {beside}", ended.lost == 0),

@@ -20,16 +20,9 @@ if TYPE_CHECKING:
     from loadtests.play import Options, Played
     from loadtests.target import Target
 
-CHAOS = ("replica-kill", "rolling-update")
-SPECIAL = ("capacity", *CHAOS)
+CAPACITY = "capacity"
 
 app = typer.Typer(add_completion=False)
-
-
-def _scenarios() -> str:
-    from loadtests.scenarios import SCENARIOS
-
-    return ", ".join([*SCENARIOS, *SPECIAL])
 
 
 @app.command()
@@ -51,13 +44,15 @@ def command(
     capacity: the highest rate within the SLO. replica-kill, rolling-update: one of two replicas is
     killed, or both are replaced one after the other, under load.
     """
+    from loadtests.chaos import CHAOS
     from loadtests.play import Options
     from loadtests.scenarios import SCENARIOS
     from loadtests.target import Target, TargetError, started
 
     console = table_console(highlight=False)
-    if scenario not in SCENARIOS and scenario not in SPECIAL:
-        console.print(f"[red]unknown scenario {scenario!r}[/]; there are {_scenarios()}")
+    known = [*SCENARIOS, CAPACITY, *CHAOS]
+    if scenario not in known:
+        console.print(f"[red]unknown scenario {scenario!r}[/]; there are {', '.join(known)}")
         raise typer.Exit(2)
 
     @contextlib.contextmanager
@@ -73,12 +68,11 @@ def command(
 
     try:
         with service() as target:
-            if scenario == "capacity":
+            if scenario == CAPACITY:
                 uvloop.run(_capacity(target, model, protocol, deadline_ms, console))
             else:
-                control = target.control if target.headers else None
                 deadline_s = deadline_ms / 1e3 if deadline_ms else None
-                options = Options(deadline_s, rounds, seed, model, protocol, control)
+                options = Options(deadline_s, rounds, seed, model, protocol, target)
                 uvloop.run(_play(scenario, target, options, report, console))
     except (TargetError, RuntimeError, ValueError) as problem:
         console.print(f"[red]{problem}[/]")
@@ -86,10 +80,10 @@ def command(
 
 
 async def _play(name: str, target: Target, options: Options, folder: Path | None, console: Console) -> None:
-    from loadtests.chaos import disturb
+    from loadtests.chaos import CHAOS, disturb
     from loadtests.live import LiveView
     from loadtests.play import play
-    from loadtests.scenarios import CHAOS, SCENARIOS
+    from loadtests.scenarios import SCENARIOS
     from loadtests.session import service_session
 
     if name in CHAOS and target.pid is None:

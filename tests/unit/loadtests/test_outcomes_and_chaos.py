@@ -20,12 +20,11 @@ from hypothesis import strategies as st
 from loadtests import report
 from loadtests.answers import Answer, Outcome, from_http
 from loadtests.capacity import Capacity
-from loadtests.chaos import Disturber, NoReplica, kill_one_replica, replicas_of, roll_replicas, runs
+from loadtests.chaos import CHAOS, Disturber, NoReplica, kill_one_replica, replicas_of, roll_replicas, runs
 from loadtests.clients import GrpcClient
 from loadtests.outcomes import LABELS, outcomes_of
-from loadtests.play import ADAPTIVE, Block, Disturbance, Mark, Played
+from loadtests.play import ADAPTIVE, Block, Disturbance, Mark, Played, Yardstick
 from loadtests.records import Recorder, Run, summarise
-from loadtests.scenarios import CHAOS
 from loadtests.verdict import checks, conclusion
 
 DEADLINE_S = 0.1
@@ -141,13 +140,14 @@ def test_the_three_most_frequent_texts_of_errors_are_kept_whatever_their_request
 
 
 def played(name: str, extra: list[tuple[Outcome, float, str]], new: int = 2) -> Played:
-    scenario = CHAOS[name]
+    scenario = CHAOS[name].scenario
     run = run_of([(Outcome.OK, 0.01, "")] * 60 + [(Outcome.REFUSED, 0.001, "503 busy")] * 30 + extra)
     block = Block(ADAPTIVE, 1, run, summarise(run, end=scenario.block_s))
     gone = 1 if name == "replica-kill" else 2
     marks = (Mark(5.0, "update <began>"), Mark(7.5, "update ended"))
     what = Disturbance(marks, replicas=2, gone=gone, new=new, trouble_s=3.9)
-    return Played(scenario, "m", "http", DEADLINE_S, Capacity(10.0, None, 12.0), 1.0, (block,), (), what)
+    yardstick = Yardstick(DEADLINE_S, 1.0, Capacity(10.0, 12.0, ()))
+    return Played(scenario, "m", "http", yardstick, (block,), (), what)
 
 
 @pytest.mark.parametrize("name", sorted(CHAOS))
