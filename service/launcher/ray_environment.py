@@ -14,7 +14,8 @@ from service.launcher import haproxy_wrapper
 
 HAPROXY_BINARY = "RAY_SERVE_HAPROXY_BINARY_PATH"
 REPLICA_PORTS = 40  # of each protocol; a replica takes one, a released one rests for minutes
-BLOCK = 2 * REPLICA_PORTS
+OWN_PORTS = 4  # beside the replicas': the fallback proxy's two, HAProxy's metrics and statistics
+BLOCK = 2 * REPLICA_PORTS + OWN_PORTS
 FIRST_PORT, LAST_PORT = 10_000, 32_000  # below Linux' ephemeral range, so that no client socket takes one
 
 
@@ -23,8 +24,8 @@ def ray_environment(directory: Path, http_port: int, ha_proxy: bool) -> dict[str
 
     directory: private, with a short path (unix sockets end at 107 characters). http_port: unique per service on a host.
     """
-    replicas = replica_port_block(http_port)
-    fallback_http, fallback_grpc, metrics, stats = free_ports(4)
+    replicas = port_block(http_port)
+    fallback_http, fallback_grpc, metrics, stats = _own_ports(replicas)
     proxy = directory / "proxy"
     return {
         "RAY_AUTH_MODE": "disabled",  # the dashboard is off and every socket is private or on loopback
@@ -58,7 +59,7 @@ def ray_environment(directory: Path, http_port: int, ha_proxy: bool) -> dict[str
         "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(replicas),
         "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(replicas + REPLICA_PORTS - 1),
         "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": str(replicas + REPLICA_PORTS),
-        "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT": str(replicas + BLOCK - 1),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT": str(replicas + 2 * REPLICA_PORTS - 1),
         # a replica that goes answers until HAProxy knows its successor: else all traffic falls to Serve's slow proxy
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",
         "RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S": "0.1",
@@ -89,16 +90,34 @@ def free_ports(count: int) -> tuple[int, ...]:
             listener.close()
 
 
-def replica_port_block(http_port: int) -> int:
-    """First port of a free block for the replicas of the service on `http_port`.
+def port_block(http_port: int) -> int:
+    """First port of a free block for the replicas and the proxies of the service on `http_port`.
 
     Ray Serve binds with SO_REUSEPORT, so that two services with one range would get each other's requests: the block
     is derived from the port that only one of them can own, and one in use is skipped.
     """
     for first in _blocks(http_port):
-        if not any(is_listening("127.0.0.1", port) for port in (first, first + 1, first + REPLICA_PORTS)):
+        replicas = (first, first + 1, first + REPLICA_PORTS)
+        if all(map(_is_free, _own_ports(first))) and not any(is_listening("127.0.0.1", port) for port in replicas):
             return first
     raise OSError("no free block of ports for the replicas")
+
+
+def _own_ports(block: int) -> range:
+    return range(block + 2 * REPLICA_PORTS, block + BLOCK)
+
+
+def _is_free(port: int) -> bool:
+    """On every address: Ray Serve's proxies bind to all of them."""
+    family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
+    with closing(socket.socket(family)) as probe:
+        if family is socket.AF_INET6:
+            probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        try:
+            probe.bind(("", port))
+        except OSError:
+            return False
+    return True
 
 
 def _blocks(http_port: int) -> Iterator[int]:

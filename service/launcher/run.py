@@ -29,6 +29,10 @@ from service.launcher.supervise import CRASHED, supervise
 
 CANNOT_START = 2
 PROXY_FAILED = 3
+AGAIN = {
+    True: "The ingress did not come up; starting once more.",
+    False: "Starting again with Ray Serve's default proxy, which is about 20 times slower.",
+}
 PRINTED = "printed.log"
 PROGRESS = "progress"
 PLAIN_WIDTH = 140  # of the table, where the output is no terminal
@@ -74,12 +78,24 @@ def serve(plan: Plan, console: Console) -> int:
     check(plan, console)
     if plan.proxy == "none":
         return _without_ray(plan, console)
-    ha_proxy = wants_ha_proxy(plan, console)
-    code = _supervised(plan, console, ha_proxy)
-    if code == PROXY_FAILED and plan.proxy == "auto":
-        _warn(console, "Starting again with Ray Serve's default proxy, which is about 20 times slower.")
-        code = _supervised(plan, console, False)
+    code = PROXY_FAILED
+    for number, ha_proxy in enumerate(proxies_to_try(plan.proxy, wants_ha_proxy(plan, console))):
+        if number:
+            _warn(console, AGAIN[ha_proxy])
+        code = _supervised(plan, console, ha_proxy)
+        if code != PROXY_FAILED:
+            break
     return code
+
+
+def proxies_to_try(wanted: str, ha_proxy: bool) -> tuple[bool, ...]:
+    """One after the other while the ingress does not come up; True is HAProxy.
+
+    It is tried twice, with other ports if need be: what held one of them may have been there for a moment only.
+    """
+    if not ha_proxy:
+        return (False,)
+    return (True, True, False) if wanted == "auto" else (True, True)
 
 
 def _without_ray(plan: Plan, console: Console) -> int:

@@ -11,7 +11,16 @@ import yaml
 
 from service.config import InvalidSetting
 from service.launcher.preflight import CannotStart, Machine, check_machine, check_port
-from service.launcher.ray_environment import BLOCK, REPLICA_PORTS, free_ports, ray_environment, replica_port_block
+from service.launcher.ray_environment import (
+    BLOCK,
+    FIRST_PORT,
+    LAST_PORT,
+    REPLICA_PORTS,
+    free_ports,
+    port_block,
+    ray_environment,
+)
+from service.launcher.run import proxies_to_try
 from service.launcher.serve_file import ServeFile, default_path
 
 FINE = Machine(python=(3, 11), memory_available_bytes=8 << 30, shared_memory_free_bytes=1 << 30, environment={})
@@ -68,12 +77,27 @@ def test_two_services_share_no_port(tmp_path: Path) -> None:
 
 
 def test_a_block_in_use_is_skipped() -> None:
-    free = replica_port_block(8000)
+    free = port_block(8000)
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(("127.0.0.1", free + REPLICA_PORTS))
         listener.listen()
-        assert abs(replica_port_block(8000) - free) >= BLOCK
+        assert abs(port_block(8000) - free) >= BLOCK
+
+
+def test_a_block_is_skipped_whose_proxy_port_any_program_holds_on_any_address() -> None:
+    free = port_block(8000)
+    for host in ("127.0.0.1", "0.0.0.0"):
+        with socket.socket() as holder:
+            holder.bind((host, free + BLOCK - 1))  # bound, not listening: a client's socket
+            assert abs(port_block(8000) - free) >= BLOCK
+    assert port_block(8000) == free
+
+
+def test_no_port_of_a_service_is_one_that_the_system_gives_to_clients(tmp_path: Path) -> None:
+    environment = ray_environment(tmp_path, 8000, True)
+    ports = {int(environment[name]) for name in environment if name.endswith("_PORT")}
+    assert all(FIRST_PORT <= port < LAST_PORT for port in ports)
 
 
 def test_the_command_line_patches_a_copy() -> None:
@@ -117,3 +141,18 @@ def test_a_broken_file_is_explained(tmp_path: Path, text: str, problem: str) -> 
         ServeFile.read(path)
     with pytest.raises(InvalidSetting, match="cannot read"):
         ServeFile.read(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "ha_proxy", "tried"),
+    [
+        ("auto", True, (True, True, False)),
+        ("haproxy", True, (True, True)),
+        ("auto", False, (False,)),
+        ("default", False, (False,)),
+    ],
+)
+def test_an_ingress_that_does_not_come_up_is_tried_again_before_the_slow_one(
+    wanted: str, ha_proxy: bool, tried: tuple[bool, ...]
+) -> None:
+    assert proxies_to_try(wanted, ha_proxy) == tried
