@@ -28,7 +28,7 @@ from loadtests.play import (
     noise,
 )
 from loadtests.records import Recorder
-from loadtests.scenarios import REPLICA_KILL, Scenario
+from loadtests.scenarios import REPLICA_KILL, Scenario, Shaped
 from loadtests.session import Session
 from loadtests.statistics import sleep_jitter_p99_s
 
@@ -87,8 +87,7 @@ CHAOS: dict[str, Chaos] = {
             Scenario(
                 REPLICA_KILL,
                 "0.5x of the full-budget capacity of two replicas; one is killed",
-                lambda unit, length: schedules.constant(0.5 * unit),
-                block_s=20.0,
+                Shaped(lambda unit, length: schedules.constant(0.5 * unit), length_s=20.0),
                 compare=False,
             ),
             kill_one_replica,
@@ -97,8 +96,7 @@ CHAOS: dict[str, Chaos] = {
             Scenario(
                 "rolling-update",
                 "0.5x of the full-budget capacity of two replicas; both are replaced",
-                lambda unit, length: schedules.constant(0.5 * unit),
-                block_s=60.0,
+                Shaped(lambda unit, length: schedules.constant(0.5 * unit), length_s=60.0),
                 compare=False,
             ),
             roll_replicas,
@@ -173,7 +171,7 @@ async def disturb(
     scenario = chaos.scenario
     yardstick = await measured(scenario, session, options, say)
     disturber = Disturber(pid, chaos.act, say, progress)
-    say(f"{scenario.name}: {scenario.says}, {scenario.block_s:.0f} s")
+    say(f"{scenario.name}: {scenario.says}, {scenario.load.length_s:.0f} s")
     item = await block(scenario, session, yardstick, (ADAPTIVE, options.seed), disturber.watch)
     disturbance = await disturber.finish(item)
     jitter.append(sleep_jitter_p99_s())

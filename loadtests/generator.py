@@ -35,9 +35,9 @@ async def run(plan: Plan, client: Client, score: Scorer, progress: Progress | No
 
     max_open bounds the requests under way: beyond it a request is recorded as LOST by the client, and counted.
     """
-    recorder = Recorder(plan.times, plan.deadlines)
-    open_tasks: set[asyncio.Task[None]] = set()
     start = time.perf_counter()
+    recorder = Recorder(plan.times, plan.deadlines, start)
+    open_tasks: set[asyncio.Task[None]] = set()
 
     async def one(index: int, sample: int) -> None:
         recorder.sent[index] = time.perf_counter() - start

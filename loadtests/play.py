@@ -11,9 +11,8 @@ import numpy as np
 from loadtests.capacity import Capacity, measure
 from loadtests.generator import Progress, client_was_the_bottleneck
 from loadtests.outcomes import Outcomes, outcomes_of
-from loadtests.records import Run, Summary, summarise
+from loadtests.records import Memory, Run, Summary, summarise
 from loadtests.scenarios import Scenario, Unit
-from loadtests.schedules import arrivals
 from loadtests.session import Session, Variant
 from loadtests.statistics import sleep_jitter_p99_s
 from loadtests.target import Target
@@ -85,6 +84,10 @@ class Played:
 
     def average(self, policy: str, field: str) -> float:
         return float(np.mean([getattr(block.summary, field) for block in self.of(policy)]))
+
+    def memories(self, policy: str) -> list[Memory]:
+        """Of the blocks in which it was measured."""
+        return [item.run.memory for item in self.of(policy) if item.run.memory is not None]
 
     def outcomes(self, policy: str) -> Outcomes:
         """Of all blocks of a policy together."""
@@ -167,13 +170,10 @@ async def block(
 ) -> Block:
     """Play the scenario's load once. what: the policy and the schedule's seed."""
     (policy, seed), deadline_s = what, yardstick.deadline_s
-    shape = scenario.shape(yardstick.capacity.rate, scenario.block_s)
-    times = arrivals(shape, scenario.block_s, seed, scenario.cv2)
-    variants = (
-        (Variant(deadline_s, {}), Variant(4.0 * deadline_s, {})) if scenario.mixed else (Variant(deadline_s, {}),)
-    )
+    variants = tuple(Variant(kind.patience * deadline_s, kind.asks) for kind in scenario.mix)
+    times = scenario.load.times(yardstick.capacity.rate, seed)
     run = await session.run(times, variants, seed, progress)
-    return Block(policy, seed, run, summarise(run, end=scenario.block_s))
+    return Block(policy, seed, run, summarise(run, end=scenario.load.length_s))
 
 
 def noise(blocks: list[Block], jitter_s: list[float], deadline_s: float) -> list[str]:

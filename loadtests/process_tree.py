@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+from collections.abc import Iterable
 
 import psutil
 
@@ -38,6 +39,15 @@ def memory_mib(pid: int) -> float:
     for process in family(pid):
         with contextlib.suppress(psutil.Error):
             total += process.memory_full_info().pss
+    return total / 2**20
+
+
+def resident_mib(processes: Iterable[psutil.Process]) -> float:
+    """Sum of their resident sizes; a page that several share counts in each. A hundredth of what PSS costs."""
+    total = 0
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            total += process.memory_info().rss
     return total / 2**20
 
 

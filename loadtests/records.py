@@ -17,12 +17,35 @@ NUMBERS = ("quality_budget", "quality_activity", "compute_macs", "compute_macs_d
 
 
 @dataclass(frozen=True, slots=True)
+class Memory:
+    """Of a service's processes. at: seconds since the run began; mib: resident, a page that several share in each."""
+
+    at: Floats
+    mib: Floats
+
+    @property
+    def first(self) -> float:
+        return float(self.mib[0])
+
+    @property
+    def peak(self) -> float:
+        return float(self.mib.max())
+
+    @property
+    def growth(self) -> float:
+        """Median of the last quarter over that of the second, minus 1; in the first one queues and caches fill."""
+        second, last = (self.mib[part * self.mib.size // 4 : (part + 1) * self.mib.size // 4] for part in (1, 3))
+        return float(np.median(last) / np.median(second)) - 1.0 if second.size and last.size else float("nan")
+
+
+@dataclass(frozen=True, slots=True)
 class Run:
     """Arrays over requests, in order of intended send time (seconds from the start).
 
     sent: when it really left; done: when the answer was complete; score: 1 right, 0 wrong (or a similarity), nan
     without an answer; numbers: response parameters by name, nan where absent; deadline: relative, seconds.
-    messages: (outcome, what was said, how often) of whatever was not served.
+    messages: (outcome, what was said, how often) of whatever was not served. began: by time.perf_counter().
+    memory: None where the service's processes are not known. variant: which kind of request each was.
     """
 
     intended: Floats
@@ -34,6 +57,15 @@ class Run:
     numbers: dict[str, Floats]
     deadline: Floats
     messages: tuple[tuple[Outcome, str, int], ...] = ()
+    began: float = 0.0
+    memory: Memory | None = None
+    variant: NDArray[np.int64] | None = None
+
+    def only(self, which: NDArray[np.bool_]) -> Run:
+        """The run of these requests alone; messages and memory stay with the whole."""
+        numbers = {name: column[which] for name, column in self.numbers.items()}
+        columns = (self.intended, self.sent, self.done, self.outcome, self.score, self.retry_after)
+        return Run(*(column[which] for column in columns), numbers, self.deadline[which], began=self.began)
 
     @property
     def latency(self) -> Floats:
@@ -46,10 +78,11 @@ class Run:
 
 
 class Recorder:
-    """Filled while a run goes on; `finish` freezes it."""
+    """Filled while a run goes on; `finish` freezes it. began: of the run, by time.perf_counter()."""
 
-    def __init__(self, intended: Floats, deadline: Floats) -> None:
+    def __init__(self, intended: Floats, deadline: Floats, began: float = 0.0) -> None:
         size = len(intended)
+        self.began = began
         self.intended = intended
         self.deadline = deadline
         self.sent = np.full(size, np.nan)
@@ -85,6 +118,7 @@ class Recorder:
             self.numbers,
             self.deadline,
             tuple((outcome, text, count) for (outcome, text), count in self._messages.items()),
+            self.began,
         )
 
 

@@ -58,12 +58,19 @@ def arrivals(shape: Shape, duration: float, seed: int, cv2: float = 1.0) -> Time
 
 
 def replay(path: Path, speed: float = 1.0) -> Times:
-    """A JSONL trace: one object a line with `t`, seconds from the start, ascending. speed 2 plays it twice as fast."""
-    lines = path.read_text(encoding="utf-8").splitlines()
-    times = np.array([float(json.loads(line)["t"]) for line in lines if line.strip()])
-    if times.size and (np.diff(times) < 0).any():
-        raise ValueError(f"{path.name}: times must ascend")
-    return times / speed
+    """A JSONL trace: one object a line with `t`, seconds from the start, ascending. speed 2 plays it twice as fast.
+
+    Raises ValueError that names the first line that is none.
+    """
+    times: list[float] = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            times.append(float(json.loads(line)["t"]))
+        except (ValueError, KeyError, TypeError):
+            raise ValueError(f'{path.name}, line {number}: expected {{"t": seconds}}, got {line[:40]!r}') from None
+        if not times[-1] >= (times[-2] if len(times) > 1 else 0.0):
+            raise ValueError(f"{path.name}, line {number}: seconds from the start must ascend from 0")
+    return np.array(times) / speed
 
 
 def write_trace(times: Times, path: Path) -> None:

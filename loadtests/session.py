@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from loadtests import generator
 from loadtests.answers import Answer, Outcome
 from loadtests.clients import Client, GrpcClient, HttpClient
+from loadtests.memory import MemoryWatch
 from loadtests.payloads import Sample, grpc_request, http_binary, http_json, input_spec
 from loadtests.records import Run
 from loadtests.samples import Scorer, samples_for
@@ -35,10 +36,14 @@ Connect = Callable[[tuple[Variant, ...]], Client]
 
 
 class Session:
-    """Sends real inputs. connect: makes a client whose request v * len(samples) + s is sample s as variant v asks."""
+    """Sends real inputs. connect: makes a client whose request v * len(samples) + s is sample s as variant v asks.
 
-    def __init__(self, samples: Sequence[Sample], connect: Connect) -> None:
+    pid: of the service's launcher, if it runs on this machine: runs then record the memory of its processes.
+    """
+
+    def __init__(self, samples: Sequence[Sample], connect: Connect, pid: int | None = None) -> None:
         self.samples = samples
+        self._pid = pid
         self.connect = connect
         self.scorer = Scorer(samples)
 
@@ -54,9 +59,14 @@ class Session:
         chosen = rng.integers(0, len(variants), times.size)
         samples = chosen * len(self.samples) + rng.integers(0, len(self.samples), times.size)
         deadlines = np.array([variant.deadline_s for variant in variants])[chosen]
+        plan = generator.Plan(times, samples, deadlines)
         client = self.connect(variants)
         try:
-            return await generator.run(generator.Plan(times, samples, deadlines), client, self.scorer, progress)
+            if self._pid is None:
+                return replace(await generator.run(plan, client, self.scorer, progress), variant=chosen)
+            with MemoryWatch(self._pid) as watch:
+                run = await generator.run(plan, client, self.scorer, progress)
+            return replace(run, variant=chosen, memory=watch.since(run.began))
         finally:
             await client.close()
 
@@ -115,4 +125,4 @@ def service_session(target: Target, model: str, protocol: str = "http", count: i
         ]
         return HttpClient(target.url, path, bodies, CLIENT_TIMEOUT_S, target.headers)
 
-    return Session(samples, connect)
+    return Session(samples, connect, target.pid)

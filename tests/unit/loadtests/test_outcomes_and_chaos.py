@@ -142,7 +142,7 @@ def test_the_three_most_frequent_texts_of_errors_are_kept_whatever_their_request
 def played(name: str, extra: list[tuple[Outcome, float, str]], new: int = 2) -> Played:
     scenario = CHAOS[name].scenario
     run = run_of([(Outcome.OK, 0.01, "")] * 60 + [(Outcome.REFUSED, 0.001, "503 busy")] * 30 + extra)
-    block = Block(ADAPTIVE, 1, run, summarise(run, end=scenario.block_s))
+    block = Block(ADAPTIVE, 1, run, summarise(run, end=scenario.load.length_s))
     gone = 1 if name == "replica-kill" else 2
     marks = (Mark(5.0, "update <began>"), Mark(7.5, "update ended"))
     what = Disturbance(marks, replicas=2, gone=gone, new=new, trouble_s=3.9)
