@@ -22,7 +22,7 @@ from rich.table import Table
 
 from loadtests import generator, process_tree
 from loadtests.answers import TURNED_AWAY, Answer, Outcome
-from loadtests.clients import HttpClient
+from loadtests.http_client import HttpClient
 from loadtests.outcomes import outcomes_of
 from loadtests.payloads import http_binary, input_spec
 from loadtests.samples import samples_for

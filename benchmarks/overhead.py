@@ -29,7 +29,7 @@ import typer
 from rich.table import Table
 
 from loadtests import process_tree
-from loadtests.clients import HttpClient
+from loadtests.http_client import HttpClient
 from loadtests.target import free_port
 from service.commands.tables import table_console
 

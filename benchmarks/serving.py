@@ -29,7 +29,8 @@ from benchmarks.serving_plot import plot
 from loadtests import process_tree
 from loadtests.answers import Outcome
 from loadtests.capacity import measure
-from loadtests.clients import Client, HttpClient
+from loadtests.clients import Client
+from loadtests.http_client import HttpClient
 from loadtests.records import summarise
 from loadtests.samples import samples_for
 from loadtests.schedules import arrivals, constant

@@ -11,7 +11,8 @@ import numpy as np
 
 from loadtests import generator
 from loadtests.answers import Answer, Outcome
-from loadtests.clients import Client, GrpcClient, HttpClient
+from loadtests.clients import Client, GrpcClient
+from loadtests.http_client import HttpClient
 from loadtests.memory import MemoryWatch
 from loadtests.payloads import Sample, grpc_request, http_binary, http_json, input_spec
 from loadtests.records import Run

@@ -11,7 +11,7 @@ import numpy as np
 import orjson
 
 from loadtests.answers import HTTP_OUTCOMES, Answer, Outcome, from_http
-from loadtests.clients import HttpParser
+from loadtests.http_client import HttpParser
 from loadtests.payloads import InputSpec, Sample, http_binary, http_json
 
 Body = tuple[bytes, int | None]

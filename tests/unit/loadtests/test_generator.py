@@ -6,15 +6,17 @@ import numpy as np
 import pytest
 
 from loadtests.answers import Answer, Outcome
+from loadtests.clients import Awaited
 from loadtests.generator import Plan, client_was_the_bottleneck, run
 from loadtests.records import Recorder, summarise
 from loadtests.statistics import ratio_interval
 
 
-class HeldClient:
+class HeldClient(Awaited):
     """Answers nothing until released: a service that hangs."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.seen = 0
         self.release = asyncio.Event()
 

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from loadtests import memory, report, schedules
 from loadtests.answers import Answer, Outcome
 from loadtests.capacity import Capacity
-from loadtests.clients import Client
+from loadtests.clients import Awaited, Client
 from loadtests.memory import MemoryWatch
 from loadtests.payloads import Sample
 from loadtests.play import ADAPTIVE, FIXED, Block, Played, Yardstick
@@ -78,7 +78,7 @@ def test_growth_is_of_the_last_quarter_over_the_second_and_filling_up_is_none(
     assert growth == pytest.approx(slope * 0.5 / (1.0 + 0.375 * slope), abs=slope * 3.0 / size + 1e-9)
 
 
-class AllAlike:
+class AllAlike(Awaited):
     """Answers everything at once, with the request's number as its budget."""
 
     async def send(self, index: int) -> Answer:

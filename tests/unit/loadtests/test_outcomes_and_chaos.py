@@ -211,6 +211,8 @@ while True:
 def service() -> Iterator[subprocess.Popen[bytes]]:
     process = subprocess.Popen([sys.executable, "-c", SERVICE], stdout=subprocess.PIPE)
     assert process.stdout is not None and process.stdout.readline() == b"ready\n"
+    while len(replicas_of(process.pid)) < 2:  # a program that has just been started has no command line yet
+        pass
     yield process
     replicas = replicas_of(process.pid)
     process.kill()  # first, or it would start others
