@@ -6,7 +6,8 @@ import os
 import bentoml
 import numpy as np
 
-from benchmarks.peers.dense import MAX_BATCH, DenseModel
+from benchmarks.peers.batching import MAX_BATCH
+from benchmarks.peers.dense import DenseModel
 
 
 @bentoml.service(workers=int(os.environ.get("SWAN_PEER_WORKERS", "2")), traffic={"timeout": 30, "max_concurrency": 512})

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import orjson
 
+from benchmarks.peers.batching import MAX_BATCH, MAX_WAIT_S
 from loadtests.answers import HTTP_OUTCOMES, Answer, Outcome, from_http
 from loadtests.http_client import HttpParser
 from loadtests.payloads import InputSpec, Sample, http_binary, http_json
@@ -60,8 +61,8 @@ def _mlserver_files(folder: Path, port: int) -> None:
     model = {
         "name": "dense",
         "implementation": "benchmarks.peers.mlserver_runtime.DenseRuntime",
-        "max_batch_size": 16,
-        "max_batch_time": 0.002,
+        "max_batch_size": MAX_BATCH,
+        "max_batch_time": MAX_WAIT_S,
     }
     (folder / "settings.json").write_text(json.dumps({**settings, "parallel_workers": 0}), encoding="utf-8")
     (folder / "model-settings.json").write_text(json.dumps(model), encoding="utf-8")
@@ -114,6 +115,15 @@ PEERS = (
         "http-oip-binary",
         "kserve",
         ("{python}", "-m", "benchmarks.peers.kserve_server", "{port}"),
+        "/v2/models/dense/infer",
+        lambda sample: http_binary(sample, OIP_INPUT, {}),
+        from_http,
+    ),
+    Peer(
+        "triton",
+        "http-oip-binary",
+        "nvidia-pytriton==0.7.0",
+        ("{python}", "-m", "benchmarks.peers.triton_server", "{port}"),
         "/v2/models/dense/infer",
         lambda sample: http_binary(sample, OIP_INPUT, {}),
         from_http,

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-MAX_BATCH = 16
-MAX_WAIT_S = 0.002
+from benchmarks.peers.batching import MAX_BATCH
+
 NUM_FEATURES = 784
 
 

@@ -8,7 +8,8 @@ from typing import Any
 import litserve
 import numpy as np
 
-from benchmarks.peers.dense import MAX_BATCH, MAX_WAIT_S, DenseModel
+from benchmarks.peers.batching import MAX_BATCH, MAX_WAIT_S
+from benchmarks.peers.dense import DenseModel
 
 
 class DenseApi(litserve.LitAPI):

@@ -8,7 +8,8 @@ import sys
 import numpy as np
 from mosec import Server, Worker
 
-from benchmarks.peers.dense import MAX_BATCH, MAX_WAIT_S, DenseModel
+from benchmarks.peers.batching import MAX_BATCH, MAX_WAIT_S
+from benchmarks.peers.dense import DenseModel
 
 
 class DenseWorker(Worker):

@@ -16,7 +16,8 @@ from ray import serve
 from starlette.requests import Request
 from starlette.responses import Response
 
-from benchmarks.peers.dense import MAX_BATCH, MAX_WAIT_S, DenseModel
+from benchmarks.peers.batching import MAX_BATCH, MAX_WAIT_S
+from benchmarks.peers.dense import DenseModel
 
 
 @serve.deployment(max_ongoing_requests=256, num_replicas=1, logging_config={"enable_access_log": False})
