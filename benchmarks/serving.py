@@ -21,6 +21,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
+import uvloop
 from rich.table import Table
 
 from benchmarks.peers.catalogue import OIP_INPUT, PEERS, Peer
@@ -81,8 +82,10 @@ class Record:
 
 
 @contextlib.contextmanager
-def peer_process(peer: Peer, python: str, environment: Mapping[str, str]) -> Iterator[tuple[int, int]]:
-    """(pid, port) of a started peer, in a session of its own; ended with everything it started."""
+def peer_process(
+    peer: Peer, python: str, environment: Mapping[str, str]
+) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """A started peer and its port, in a session of its own; ended with everything it started."""
     port = free_port()
     with tempfile.TemporaryDirectory(prefix="peer", dir="/tmp") as name:
         folder = Path(name)
@@ -94,10 +97,10 @@ def peer_process(peer: Peer, python: str, environment: Mapping[str, str]) -> Ite
             command, stdout=log, stderr=subprocess.STDOUT, env=env, start_new_session=True, cwd=folder
         )
         try:
-            yield process.pid, port
-        except TimeoutError:
+            yield process, port
+        except NoAnswer as problem:
             tail = (folder / "log").read_text(errors="replace")[-300:]
-            raise PeerAbsent(f"does not answer after {START_TIMEOUT_S:.0f} s: {tail}") from None
+            raise PeerAbsent(f"{problem}: {tail}") from None
         finally:
             process_tree.end(process.pid)
             process.wait()
@@ -114,17 +117,23 @@ def peer_session(peer: Peer, port: int) -> Session:
     return Session(samples, connect)
 
 
-async def first_answer(session: Session) -> None:
-    """Wait until the server answers a real request. Raises TimeoutError."""
+class NoAnswer(RuntimeError):
+    """The server ended, or let START_TIMEOUT_S pass."""
+
+
+async def first_answer(session: Session, process: subprocess.Popen[bytes]) -> None:
+    """Wait until the server answers a real request. Raises NoAnswer."""
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise NoAnswer(f"ended with {process.returncode}")
         client = session.connect((Variant(CLIENT_TIMEOUT_S, {}),))
         answer = await client.send(0)
         await client.close()
         if answer.outcome == Outcome.OK:
             return
         await asyncio.sleep(0.2)
-    raise TimeoutError
+    raise NoAnswer(f"does not answer after {START_TIMEOUT_S:.0f} s")
 
 
 async def measured(session: Session, pid: int, settings: Settings, variant: Variant, say: Say) -> dict[str, float]:
@@ -156,11 +165,11 @@ def bench_peer(peer: Peer, settings: Settings, install: bool, model_path: Path, 
     """Raises PeerAbsent when the peer cannot be installed or started."""
     python = python_of(peer, install)
     begin = time.monotonic()
-    with peer_process(peer, python, {"SWAN_PEER_MODEL": str(model_path)}) as (pid, port):
+    with peer_process(peer, python, {"SWAN_PEER_MODEL": str(model_path)}) as (process, port):
         session = peer_session(peer, port)
-        asyncio.run(first_answer(session))
+        uvloop.run(first_answer(session, process))
         startup_s = time.monotonic() - begin
-        figures = asyncio.run(measured(session, pid, settings, Variant(settings.deadline_s, {}), say))
+        figures = uvloop.run(measured(session, process.pid, settings, Variant(settings.deadline_s, {}), say))
     return _record(peer.name, peer.protocol, settings, startup_s, figures)
 
 
@@ -173,7 +182,7 @@ def bench_swan(name: str, protocol: str, quality: str, settings: Settings, say: 
         assert target.pid is not None
         session = service_session(target, settings.model, protocol)
         variant = Variant(settings.deadline_s, {"quality": quality})
-        figures = asyncio.run(measured(session, target.pid, settings, variant, say))
+        figures = uvloop.run(measured(session, target.pid, settings, variant, say))
     return _record(name, protocol, settings, startup_s, figures)
 
 
