@@ -70,7 +70,7 @@ class GatedProtocol(HttpToolsProtocol):  # type: ignore[misc]
         self._body = bytearray()
         self._size = 0
         self._own = _ShortCycle()
-        self._running: asyncio.Task[bytes] | None = None
+        self._running: asyncio.Task[None] | None = None
 
     def data_received(self, data: bytes) -> None:
         gate = self._gate
@@ -143,17 +143,18 @@ class GatedProtocol(HttpToolsProtocol):  # type: ignore[misc]
             return
         work, self._work = self._work, None
         self._take_back()
-        self._running = self.loop.create_task(work(Body(bytes(self._body), self._size)))
+        self._running = self.loop.create_task(self._work_and_write(work(Body(bytes(self._body), self._size))))
         self.tasks.add(self._running)  # what the server waits for when it ends
-        self._running.add_done_callback(self._write_answer)
+        self._running.add_done_callback(self.tasks.discard)
 
-    def _write_answer(self, running: asyncio.Task[bytes]) -> None:
-        self.tasks.discard(running)
+    async def _work_and_write(self, work: Coroutine[Any, Any, bytes]) -> None:
+        """Written here rather than when the task is done, which would be after another turn of a busy loop."""
+        answer = await work
         self._running = None
-        if running.cancelled() or self.transport.is_closing():
+        if self.transport.is_closing():
             return
         self._own.response_complete = True
-        self.transport.write(running.result())
+        self.transport.write(answer)
         self.on_response_complete()
         if not self._own.keep_alive:
             self.transport.close()
