@@ -15,6 +15,7 @@ import psutil
 from loadtests import schedules
 from loadtests.answers import Outcome
 from loadtests.generator import Progress
+from loadtests.machine import MachineNoise
 from loadtests.play import (
     ADAPTIVE,
     Block,
@@ -30,7 +31,6 @@ from loadtests.play import (
 from loadtests.records import Recorder
 from loadtests.scenarios import REPLICA_KILL, Scenario, Shaped
 from loadtests.session import Session
-from loadtests.statistics import sleep_jitter_p99_s
 
 REPLICA_MARK = "ServeReplica"
 DISTURBED_AFTER_S = 5.0
@@ -167,13 +167,14 @@ async def disturb(
     chaos: Chaos, session: Session, pid: int, options: Options, say: Say, progress: Progress | None = None
 ) -> Played:
     """Measure capacity, then constant load during which the service with this process id is disturbed."""
-    jitter = [sleep_jitter_p99_s()]
+    machine = MachineNoise()
     scenario = chaos.scenario
     yardstick = await measured(scenario, session, options, say)
     disturber = Disturber(pid, chaos.act, say, progress)
+    machine.look()
     say(f"{scenario.name}: {scenario.says}, {scenario.load.length_s:.0f} s")
     item = await block(scenario, session, yardstick, (ADAPTIVE, options.seed), disturber.watch)
     disturbance = await disturber.finish(item)
-    jitter.append(sleep_jitter_p99_s())
-    reasons = tuple(noise([item], jitter, yardstick.deadline_s))
+    machine.look()
+    reasons = tuple(noise([item], machine, yardstick.deadline_s))
     return Played(scenario, options.model, options.protocol, yardstick, (item,), reasons, disturbance)

@@ -10,6 +10,7 @@ import numpy as np
 
 from loadtests.capacity import Capacity, measure
 from loadtests.generator import Progress, client_was_the_bottleneck
+from loadtests.machine import MachineNoise
 from loadtests.outcomes import Outcomes, outcomes_of
 from loadtests.records import Memory, Run, Summary, summarise
 from loadtests.scenarios import Scenario, Unit
@@ -125,7 +126,7 @@ async def play(
     scenario: Scenario, session: Session, options: Options, say: Say, progress: Progress | None = None
 ) -> Played:
     """Measure, play, judge. The target's set-point is back to `auto` afterwards."""
-    jitter = [sleep_jitter_p99_s()]
+    machine = MachineNoise()
     policies = [ADAPTIVE, FIXED] if scenario.compare and options.controllable else [ADAPTIVE]
     blocks: list[Block] = []
     try:
@@ -134,12 +135,13 @@ async def play(
         random.Random(options.seed).shuffle(order)
         for policy, round_ in order:
             set_policy(policy, options)
+            machine.look()
             say(f"{scenario.name}: {policy}, block {len(blocks) + 1} of {len(order)}")
             blocks.append(await block(scenario, session, yardstick, (policy, options.seed + round_), progress))
-            jitter.append(sleep_jitter_p99_s())
+            machine.look()
     finally:
         set_policy(ADAPTIVE, options)
-    reasons = noise(blocks, jitter, yardstick.deadline_s)
+    reasons = noise(blocks, machine, yardstick.deadline_s)
     return Played(scenario, options.model, options.protocol, yardstick, tuple(blocks), tuple(reasons))
 
 
@@ -176,13 +178,7 @@ async def block(
     return Block(policy, seed, run, summarise(run, end=scenario.load.length_s))
 
 
-def noise(blocks: list[Block], jitter_s: list[float], deadline_s: float) -> list[str]:
+def noise(blocks: list[Block], machine: MachineNoise, deadline_s: float) -> list[str]:
     """Reasons not to believe a verdict from this machine at this time."""
-    reasons = sorted({reason for item in blocks if (reason := client_was_the_bottleneck(item.run))})
-    worst = max(jitter_s)
-    if worst > deadline_s / 5:
-        reasons.append(
-            f"this machine wakes a sleeping thread up to {worst * 1e3:.1f} ms late (p99), over a fifth of the "
-            f"{deadline_s * 1e3:.0f} ms deadline: other work runs beside the test"
-        )
-    return reasons
+    late = sorted({reason for item in blocks if (reason := client_was_the_bottleneck(item.run))})
+    return [*late, *machine.reasons(deadline_s)]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from loadtests import memory, report, schedules
 from loadtests.answers import Answer, Outcome
 from loadtests.capacity import Capacity
 from loadtests.clients import Awaited, Client
+from loadtests.machine import MachineNoise
 from loadtests.memory import MemoryWatch
 from loadtests.payloads import Sample
 from loadtests.play import ADAPTIVE, FIXED, Block, Played, Yardstick
@@ -204,3 +206,26 @@ def test_what_cannot_be_played_is_said_before_anything_is_started(
     result = CliRunner().invoke(app, [part.format(**names) for part in arguments])
     assert result.exit_code == 2
     assert said in " ".join(result.output.split())
+
+
+@dataclass(frozen=True)
+class Times:
+    user: float
+    idle: float
+    steal: float
+
+    def __iter__(self) -> Iterator[float]:
+        return iter((self.user, self.idle, self.steal))
+
+
+def test_what_the_hypervisor_takes_during_a_block_makes_a_run_noisy_and_what_it_took_before_does_not() -> None:
+    times = iter([Times(0, 0, 50), Times(80, 16, 54), Times(170, 22, 58), Times(260, 22, 68)])
+    machine = MachineNoise(lambda: next(times), lambda: 0.001)
+    machine.look()
+    assert machine.reasons(DEADLINE_S) == []
+    machine.look()
+    assert machine.stolen == pytest.approx(0.04) and machine.reasons(DEADLINE_S) == []
+    machine.look()
+    (reason,) = machine.reasons(DEADLINE_S)
+    assert "10%" in reason
+    assert "1.0 ms late" in machine.reasons(0.004)[0]
