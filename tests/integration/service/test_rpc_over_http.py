@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 import socket
 import struct
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -70,14 +74,22 @@ def front(server: OipServer, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     file = tmp_path_factory.mktemp("haproxy") / "haproxy.cfg"
     ports = {"http": server.address.http_port, "grpc": server.address.grpc_port, "nobody": nobody}
     file.write_text(CONFIG.format(front_http=http, front_grpc=rpcs, **ports))
+    with _haproxy(file, rpcs):
+        yield f"127.0.0.1:{rpcs}"
+
+
+@contextlib.contextmanager
+def _haproxy(file: Path, front_grpc: int) -> Iterator[None]:
     command = [sys.executable, "-I", "-S", haproxy_wrapper.__file__, haproxy.get_haproxy_binary()]
     process = subprocess.Popen([*command, "-db", "-f", str(file)], stderr=subprocess.PIPE)
-    channel = grpc.insecure_channel(f"127.0.0.1:{rpcs}")
-    grpc.channel_ready_future(channel).result(30)
-    channel.close()
-    yield f"127.0.0.1:{rpcs}"
-    process.terminate()
-    process.communicate(timeout=30)
+    try:
+        channel = grpc.insecure_channel(f"127.0.0.1:{front_grpc}")
+        grpc.channel_ready_future(channel).result(30)
+        channel.close()
+        yield
+    finally:
+        process.terminate()
+        process.communicate(timeout=30)
 
 
 DATATYPES = {np.float32: "FP32", np.int32: "INT32"}
@@ -94,10 +106,32 @@ def test_the_configuration_sends_model_infer_to_replicas_that_are_up_and_nothing
     added = [line.strip() for line in haproxy_wrapper.rewritten(text).splitlines() if line not in text.splitlines()]
     assert added == [
         haproxy_wrapper.STAMP,
+        haproxy_wrapper.NOBODY,
         haproxy_wrapper.STAMP,
         "acl swan_rpc_over_http srv_is_up(http-app/SERVE_REPLICA_one)",
         f"use_backend http-app if swan_rpc_over_http {{ path {haproxy_wrapper.RPC_PATH} }}",
     ]
+
+
+def test_serves_own_proxy_stands_in_only_where_there_is_no_replica() -> None:
+    stand_in = "server SERVE_PROXY_ACTOR-fallback"
+    assert stand_in not in haproxy_wrapper.rewritten(CONFIG)
+    alone = CONFIG.replace("    server SERVE_REPLICA_one 127.0.0.1:{http}\n", "")
+    assert stand_in in haproxy_wrapper.rewritten(alone)
+    assert haproxy_wrapper.NOBODY not in haproxy_wrapper.rewritten(alone)
+
+
+def test_without_a_replica_that_answers_clients_are_told_when_to_come_back(tmp_path: Path) -> None:
+    front_http, front_grpc, nobody = free_ports(3)
+    file = tmp_path / "haproxy.cfg"
+    file.write_text(
+        CONFIG.format(front_http=front_http, front_grpc=front_grpc, http=nobody, grpc=nobody, nobody=nobody)
+    )
+    with _haproxy(file, front_grpc), pytest.raises(urllib.error.HTTPError) as refusal:
+        urllib.request.urlopen(f"http://127.0.0.1:{front_http}/v2/models/identity/infer", b"{}", timeout=30)
+    assert refusal.value.code == 503
+    assert refusal.value.headers["retry-after"] == "1"
+    assert "come back" in json.loads(refusal.value.read())["error"]
 
 
 @pytest.mark.parametrize("missing", ["frontend grpc_frontend", "SERVE_REPLICA_one", "default_backend grpc-app"])
