@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-from collections import deque
 from typing import cast
 
 from service.engine import wire
@@ -24,11 +23,11 @@ class LineLost(Exception):
 
 
 class Line(asyncio.Protocol):
-    """Questions are answered in their order."""
+    """One question at a time."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()
-        self._asked: deque[asyncio.Future[wire.Plain]] = deque()
+        self._answer: asyncio.Future[wire.Plain] | None = None
         self._transport: asyncio.Transport | None = None
         self.lost = False
 
@@ -43,7 +42,7 @@ class Line(asyncio.Protocol):
         if self.lost or self._transport is None:
             answer.set_exception(LineLost())
             return answer
-        self._asked.append(answer)
+        self._answer = answer
         data = wire.dumps(message)
         size = len(data)
         head = _LENGTH.pack(size) if size <= MAX_SHORT else _LENGTH.pack(-1) + _HUGE.pack(size)
@@ -57,33 +56,21 @@ class Line(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is not derived from it
 
-    @property
-    def num_asked(self) -> int:
-        """Questions without an answer so far."""
-        return len(self._asked)
-
     def data_received(self, data: bytes) -> None:
         self._buffer += data
-        while (end := self._end_of_message()) is not None:
-            start, stop = end
-            message = wire.loads(memoryview(self._buffer)[start:stop])
-            self._buffer = self._buffer[stop:]  # NOTE: a new one, what was read may be views of the old
-            answer = self._asked.popleft()
-            if not answer.done():
-                answer.set_result(message)
-
-    def _end_of_message(self) -> tuple[int, int] | None:
-        """Where the first message in the buffer begins and ends; None if it has not come whole yet."""
         start, size = 4, -1
         if len(self._buffer) >= start:
             size = _LENGTH.unpack_from(self._buffer)[0]
         if size == -1 and len(self._buffer) >= start + 8:
             size, start = _HUGE.unpack_from(self._buffer, 4)[0], 12
-        return (start, start + size) if 0 <= size <= len(self._buffer) - start else None
+        if size >= 0 and len(self._buffer) >= start + size:
+            message = wire.loads(memoryview(self._buffer)[start : start + size])
+            self._buffer = bytearray()
+            answer, self._answer = self._answer, None
+            if answer is not None and not answer.done():
+                answer.set_result(message)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.lost = True
-        while self._asked:
-            answer = self._asked.popleft()
-            if not answer.done():
-                answer.set_exception(LineLost())
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_exception(LineLost())

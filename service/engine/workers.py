@@ -24,6 +24,7 @@ class EngineWorkers:
 
     def __init__(self, engine: Engine, threads: Workers) -> None:
         self._engine, self._threads = engine, threads
+        self._idle: list[Line] = []
         self._lines: Sequence[Line] = ()
         self._pid: int | None = None
         self._opening = asyncio.Lock()
@@ -37,14 +38,14 @@ class EngineWorkers:
         if not isinstance(job.model, EngineModel):
             self._threads.start(job, done)
             return
-        line = self._line()
-        if line is not None:
+        if self._idle and self._pid == self._engine.pid:
             try:
                 question = job.model.question(joined(job.inputs), job.budgets)
             except Exception as error:
                 self._run_again(job, done, error)
                 return
-            line.ask(*question).add_done_callback(lambda answered: self._finish(job, done, answered))
+            line = self._idle.pop()
+            line.ask(*question).add_done_callback(lambda answered: self._finish(job, done, line, answered))
             return
         task = asyncio.get_running_loop().create_task(self._open_and_start(job, done))
         self._running.add(task)
@@ -59,16 +60,10 @@ class EngineWorkers:
         """The engine has just been started, or must be: a thread waits for that, and finds out if it cannot be."""
         with contextlib.suppress(ModelFailed, OSError):
             await self._open()
-        if self._line() is not None:
+        if self._idle and self._pid == self._engine.pid:
             self.start(job, done)
         else:
             self._threads.start(job, done)
-
-    def _line(self) -> Line | None:
-        """The one with the least to do; None if the engine must be started."""
-        if self._pid is None or self._pid != self._engine.pid:
-            return None
-        return min((line for line in self._lines if not line.lost), key=lambda line: line.num_asked, default=None)
 
     async def _open(self) -> None:
         async with self._opening:
@@ -76,12 +71,14 @@ class EngineWorkers:
                 return
             for line in self._lines:
                 line.close()
-            self._lines = ()
+            self._lines, self._idle = (), []
             pid, ends = await asyncio.to_thread(self._engine.take_lines)
             self._lines = [await Line.open(end) for end in ends]
-            self._pid = pid
+            self._pid, self._idle = pid, list(self._lines)
 
-    def _finish(self, job: Job, done: Done, answered: asyncio.Future[wire.Plain]) -> None:
+    def _finish(self, job: Job, done: Done, line: Line, answered: asyncio.Future[wire.Plain]) -> None:
+        if line in self._lines and not line.lost:
+            self._idle.append(line)
         try:
             status, result = answered.result()
             if status != wire.OK:

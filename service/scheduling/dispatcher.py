@@ -14,7 +14,6 @@ import numpy as np
 from service.control.edf import EdfQueue
 from service.control.governor import Governor
 from service.control.types import BatchDone, Decision, ReplicaView
-from service.scheduling.hand_over import HandOver
 from service.scheduling.hosted import Entry, HostedModel
 from service.scheduling.reply import ReplyDelay
 from service.scheduling.waiting import WaitingRoom
@@ -27,7 +26,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True, eq=False)
 class Running:
-    """A batch on a worker. started_s: when it should begin; expected_end_s: when the policy expects it back."""
+    """A batch on a worker. started_s: dispatched; expected_end_s: when the policy expects it back."""
 
     hosted: HostedModel
     entries: list[Entry]
@@ -55,7 +54,6 @@ class Dispatcher:
         self._clock = clock
         self._running: list[Running] = []
         self.reply = ReplyDelay(clock)
-        self._hand_over = HandOver()
         self._woken = False
         self._alert = ""
 
@@ -70,13 +68,9 @@ class Dispatcher:
 
     def wake(self) -> None:
         """Dispatch at the end of this turn of the event loop: what arrives in the same turn can share a batch."""
-        if not self._woken and self._may_start():
+        if not self._woken and len(self._running) < self._workers.num_workers:
             self._woken = True
             asyncio.get_running_loop().call_soon(self._on_wake)
-
-    def _may_start(self) -> bool:
-        ends = [running.expected_end_s for running in self._running]
-        return self._hand_over.may_start(self._clock(), ends, self._workers.num_workers)
 
     def _on_wake(self) -> None:
         self._woken = False
@@ -84,7 +78,7 @@ class Dispatcher:
 
     def _fill_workers(self) -> None:
         deferrals = 0
-        while len(self._waiting) and self._may_start():
+        while len(self._waiting) and len(self._running) < self._workers.num_workers:
             decision = self._decide()
             if decision is None:
                 return
@@ -125,14 +119,14 @@ class Dispatcher:
     def _launch(self, decision: Decision) -> None:
         hosted = self._models[decision.model]
         entries = self._waiting.take(decision.batch)
-        start = self._next_start_s()
+        now = self._clock()
         hosted.last_budget = hosted.served(decision.budget)
         budgets: list[float] = []
         for entry in entries:
-            entry.dispatched_s = start
+            entry.dispatched_s = now
             entry.budget = hosted.served(entry.item.clip(decision.budget))
             budgets.extend([entry.budget] * entry.item.rows)
-        running = Running(hosted, entries, decision, len(budgets), start, start + decision.expected_s)
+        running = Running(hosted, entries, decision, len(budgets), now, now + decision.expected_s)
         self._running.append(running)
         job = Job(
             hosted.model,
@@ -143,17 +137,9 @@ class Dispatcher:
         )
         self._workers.start(job, lambda result: self._finish(running, result))
 
-    def _next_start_s(self) -> float:
-        """Now, or when the first busy worker should be free."""
-        ends = sorted([running.expected_end_s for running in self._running])
-        ahead = len(ends) - self._workers.num_workers
-        return max(self._clock(), ends[ahead]) if ahead >= 0 else self._clock()
-
     def _finish(self, running: Running, result: JobResult) -> None:
         now = self._clock()
         self._running.remove(running)
-        if result.ended_s is not None:
-            self._hand_over.observe(now - result.ended_s)
         hosted, entries = running.hosted, running.entries
         on_time = sum([now <= entry.due_s for entry in entries])
         hosted.intake.answered(on_time)

@@ -72,7 +72,7 @@ Done = Callable[[JobResult], None]
 
 
 class Workers(Protocol):
-    """Where batches run. The scheduler starts one job more for each worker at most, when it should be free soon."""
+    """Where batches run. The scheduler never starts more jobs at once than there are workers."""
 
     @property
     def num_workers(self) -> int: ...
