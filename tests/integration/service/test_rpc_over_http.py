@@ -227,7 +227,7 @@ def test_who_sends_too_slowly_is_cut_off(server: OipServer) -> None:
 
 
 def _num_calls() -> int:
-    return len([task for task in asyncio.all_tasks() if "rpc_over_http" in repr(task.get_coro())])
+    return len([task for task in asyncio.all_tasks() if "_work_and_write" in repr(task.get_coro())])
 
 
 def test_a_client_that_leaves_ends_its_call(server: OipServer) -> None:

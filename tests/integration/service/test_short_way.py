@@ -100,7 +100,7 @@ def test_a_client_that_leaves_ends_its_work(server: OipServer) -> None:
 
 
 def tasks_of_requests() -> int:
-    return sum("_post" in repr(task.get_coro()) for task in asyncio.all_tasks())
+    return sum("_work_and_write" in repr(task.get_coro()) for task in asyncio.all_tasks())
 
 
 def _head(lines: list[str]) -> bytes:
