@@ -66,6 +66,13 @@ class Dispatcher:
         busy = [running.expected_end_s for running in self._running]
         return ReplicaView(self._clock(), queues, busy, self._workers.num_workers)
 
+    def delay_s(self, timeout_s: float) -> float:
+        """Seconds that an answer takes at least beside its computation: until a worker is free, and back."""
+        ends = sorted([running.expected_end_s for running in self._running])
+        ahead = len(ends) - self._workers.num_workers
+        busy_s = max(0.0, ends[ahead] - self._clock()) if ahead >= 0 else 0.0
+        return busy_s + self.reply.of(timeout_s)
+
     def wake(self) -> None:
         """Dispatch at the end of this turn of the event loop: what arrives in the same turn can share a batch."""
         if not self._woken and len(self._running) < self._workers.num_workers:

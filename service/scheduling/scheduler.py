@@ -179,10 +179,14 @@ class Scheduler:
         return self._clock() < self._flooded_until_s
 
     def takes(self, name: str, version: str, haste: Haste) -> bool:
-        """Whether one more request is worth reading, see `intake`. One that is takes its place."""
+        """Whether one more request is worth reading, see `intake`. One that is takes its place.
+
+        In a flood one that the admission test would refuse whatever waits before it takes none.
+        """
         hosted = self._hosted(name, version)
         timeout_s = hosted.timeout_s(haste.timeout_s)
-        if haste.age_s < timeout_s and hosted.intake.takes(timeout_s, hosted.num_pending == 0):
+        delay_s = self._dispatcher.delay_s(timeout_s) if hosted.intake.flooded else 0.0
+        if haste.age_s + delay_s < timeout_s and hosted.intake.takes(timeout_s, hosted.num_pending == 0):
             return True
         hosted.metrics.count_shed(NORMAL_PRIORITY, ShedReason.SURPLUS)
         return False

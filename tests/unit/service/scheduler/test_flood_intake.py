@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from service.control.policy import DrainFeasible
 from service.scheduling.intake import HOLD_S, MANY, PROBE_RATIO, TRICKLE, TRICKLE_S, Intake
-from tests.support.manual import ManualClock
+from service.types import Haste
+from tests.support.gated_numpy import GatedNumpy
+from tests.support.manual import Bench, ManualClock, settle
 
 TIMEOUT_S = 0.1
 
@@ -88,3 +92,26 @@ def test_the_flood_is_over_when_nothing_was_refused_for_a_while() -> None:
     clock.now_s += 2 * HOLD_S
     flood(intake)  # another one: what the last one left is forgotten
     assert taken(intake, 1000) == 0
+
+
+def test_who_cannot_be_answered_in_time_behind_the_running_batch_takes_nobodys_place() -> None:
+    it = Bench(DrainFeasible(), [GatedNumpy(deadline_s=1.0)])
+
+    async def scenario() -> None:
+        for _ in range(8):  # one at once, alone; the others as soon as the worker is free
+            it.submit({"x": np.ones((1, 8))})
+            await settle()
+        await it.finish(0.002)  # now a batch of seven: 20 ms at least
+        for _ in range(MANY):
+            it.scheduler.count_shed("gated", "1", "surplus")
+        (hosted,) = it.scheduler._models.values()
+        hosted.intake.answered(10)
+        soon, later = Haste(0.015, 0.0), Haste(0.2, 0.0)
+        assert not any(it.scheduler.takes("gated", "1", soon) for _ in range(5))
+        assert not it.scheduler.takes("gated", "1", Haste(0.2, 0.19))
+        assert [it.scheduler.takes("gated", "1", later) for _ in range(13)].count(True) == 11
+        await it.finish(0.02)
+        hosted.intake.answered(10)
+        assert it.scheduler.takes("gated", "1", soon)
+
+    it.run(scenario())
