@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from loadtests.outcomes import LABELS, ends_of
 from loadtests.play import ADAPTIVE, FIXED, Block, Disturbance, Played
-from loadtests.records import Run, summarise
+from loadtests.records import Run, Summary, summarise
 from loadtests.statistics import Interval, ratio_interval
 
 WINDOW_S = 2.0  # of a pair that the ratios are resampled from
@@ -32,6 +31,11 @@ FIGURES = (
     ("mean budget", "budget_mean", "{:.3f}"),
     ("mean activity", "activity_mean", "{:.3f}"),
     ("client sent late, p99 ms", "client_lateness_p99_ms", "{:.2f}"),
+)
+MEMORY = (
+    ("memory at first, MiB (processes added up)", "first", "{:.0f}"),
+    ("memory at most, MiB", "peak", "{:.0f}"),
+    ("memory, last quarter against the second", "growth", "{:+.1%}"),
 )
 NOTHING = "-"
 
@@ -93,22 +97,17 @@ def _disturbed_ends(run: Run, disturbance: Disturbance) -> list[tuple[str, ...]]
 
 def _figures(played: Played) -> list[tuple[str, ...]]:
     policies = policies_of(played)
+    rows = [_row(label, form, [played.average(policy, field) for policy in policies]) for label, field, form in FIGURES]
+    over_capacity = [over(played, policy) for policy in policies]
+    rows.insert(1, _row("on time, of those sent while over capacity", "{:.2%}", over_capacity))
+    for label, field, form in MEMORY:
+        known = [[getattr(memory, field) for memory in played.memories(policy)] for policy in policies]
+        rows.append(_row(label, form, [max(values, default=float("nan")) for values in known]))
+    return rows
 
-    def row(label: str, form: str, value: Callable[[str], float]) -> tuple[str, ...]:
-        return (label, *(NOTHING if np.isnan(value(policy)) else form.format(value(policy)) for policy in policies))
 
-    def memory(policy: str, field: str) -> float:
-        values = [getattr(one, field) for one in played.memories(policy)]
-        return max(values) if values else float("nan")
-
-    rows = [row(label, form, lambda policy, name=field: played.average(policy, name)) for label, field, form in FIGURES]
-    rows.insert(1, row("on time, of those sent while over capacity", "{:.2%}", lambda policy: over(played, policy)))
-    return [
-        *rows,
-        row("memory at first, MiB (processes added up)", "{:.0f}", lambda policy: memory(policy, "first")),
-        row("memory at most, MiB", "{:.0f}", lambda policy: memory(policy, "peak")),
-        row("memory, last quarter against the second", "{:+.1%}", lambda policy: memory(policy, "growth")),
-    ]
+def _row(label: str, form: str, values: list[float]) -> tuple[str, ...]:
+    return (label, *(NOTHING if np.isnan(value) else form.format(value) for value in values))
 
 
 def over(played: Played, policy: str) -> float:
@@ -151,20 +150,20 @@ def _kinds(played: Played, names: list[str]) -> list[tuple[str, ...]]:
     rows = []
     for number, name in enumerate(names):
         parts = [summarise(item.run.only(item.run.variant == number)) for item in played.of(ADAPTIVE)]
-
-        def mean(field: str, parts: list = parts) -> float:
-            return float(np.mean([getattr(part, field) for part in parts]))
-
         rows.append(
             (
                 name,
                 f"{sum(part.requests for part in parts):,}",
-                f"{mean('on_time_ratio'):.2%}",
-                f"{mean('late_ratio'):.2%}",
-                f"{mean('refused_ratio') + mean('expired_ratio'):.2%}",
-                f"{mean('p99_ms'):.1f}",
-                f"{mean('budget_mean'):.3f}",
-                f"{mean('accuracy'):.4f}",
+                f"{_mean(parts, 'on_time_ratio'):.2%}",
+                f"{_mean(parts, 'late_ratio'):.2%}",
+                f"{_mean(parts, 'refused_ratio') + _mean(parts, 'expired_ratio'):.2%}",
+                f"{_mean(parts, 'p99_ms'):.1f}",
+                f"{_mean(parts, 'budget_mean'):.3f}",
+                f"{_mean(parts, 'accuracy'):.4f}",
             )
         )
     return rows
+
+
+def _mean(parts: list[Summary], field: str) -> float:
+    return float(np.mean([getattr(part, field) for part in parts]))
