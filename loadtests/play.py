@@ -12,7 +12,7 @@ from loadtests.capacity import Capacity, measure
 from loadtests.generator import Progress, client_was_the_bottleneck
 from loadtests.machine import MachineNoise
 from loadtests.outcomes import Outcomes, outcomes_of
-from loadtests.records import Memory, Run, Summary, summarise
+from loadtests.records import Memory, Run, Summary, mean, summarise
 from loadtests.scenarios import Scenario, Unit
 from loadtests.session import Session, Variant
 from loadtests.statistics import sleep_jitter_p99_s
@@ -84,7 +84,8 @@ class Played:
         return [block for block in self.blocks if block.policy == policy]
 
     def average(self, policy: str, field: str) -> float:
-        return float(np.mean([getattr(block.summary, field) for block in self.of(policy)]))
+        """Over the blocks that have this figure: where nobody was refused, no refusal took any time."""
+        return mean(np.array([getattr(block.summary, field) for block in self.of(policy)]))
 
     def memories(self, policy: str) -> list[Memory]:
         """Of the blocks in which it was measured."""
