@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -17,6 +18,7 @@ from typing import Any
 import httpx
 
 START_TIMEOUT_S = 180.0
+PORTS = range(4_000, 9_990)  # below the blocks of the replicas, see service.launcher.ray_environment
 
 
 class TargetError(RuntimeError):
@@ -60,9 +62,23 @@ class Target:
 
 
 def free_port() -> int:
+    """A port that is free with the two behind it, and below those that the system gives to clients' sockets.
+
+    One of those may be gone again before a server that takes seconds to start binds it. Raises OSError.
+    """
+    for port in random.sample(PORTS, len(PORTS)):
+        if all(_is_free(each) for each in range(port, port + 3)):
+            return port
+    raise OSError(f"no free ports between {PORTS.start} and {PORTS.stop}")
+
+
+def _is_free(port: int) -> bool:
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
 
 
 @contextlib.contextmanager
