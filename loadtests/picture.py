@@ -85,7 +85,7 @@ def _plot_memory(blocks: list[Block], axis: Axes) -> None:
         if item.run.memory is not None:
             axis.plot(item.run.memory.at, item.run.memory.mib, color=COLOURS[item.policy], label=item.policy)
     axis.set_ylabel("memory, MiB")
-    axis.set_ylim(bottom=0)
+    axis.set_ylim(0.0, 1.2 * axis.dataLim.y1)
 
 
 def _plot_mark(mark: Mark, axes: Any) -> None:
