@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
@@ -30,14 +31,14 @@ class Client(Protocol):
     async def close(self) -> None: ...
 
 
-class Awaited:
+class Awaited(ABC):
     """`start` for a client that is awaited: a task for each request."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def send(self, index: int) -> Answer:
-        raise NotImplementedError
+    @abstractmethod
+    async def send(self, index: int) -> Answer: ...
 
     def start(self, index: int, done: Done) -> None:
         task = asyncio.get_running_loop().create_task(self._send(index, done))

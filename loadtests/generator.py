@@ -54,13 +54,16 @@ class _Sender:
         self._plan, self._client, self._score, self._max_open = plan, client, score, max_open
         self._open = 0
         self._none_open = asyncio.Event()
-        self._start = time.perf_counter()
-        self.recorder = Recorder(plan.times, plan.deadlines, self._start)
+        self.recorder = Recorder(plan.times, plan.deadlines, began=time.perf_counter())
+
+    def _now(self) -> float:
+        """Seconds since the run began."""
+        return time.perf_counter() - self.recorder.began
 
     async def send_all(self, progress: Progress | None) -> None:
         times, index, shown = self._plan.times, 0, 0.0
         while index < times.size:
-            now = time.perf_counter() - self._start
+            now = self._now()
             due = min(int(np.searchsorted(times, now, side="right")), index + BURST)
             for number in range(index, due):
                 self._begin(number)
@@ -78,14 +81,14 @@ class _Sender:
         requests follow each other closely that would burn a core that the service needs, so they leave by the tick.
         """
         times = self._plan.times
-        delay = float(times[index]) - (time.perf_counter() - self._start)
+        delay = float(times[index]) - self._now()
         if delay <= 0.0:
             return 0.0
         close = index > 0 and times[index] - times[index - 1] < CLOSE_S
         return max(delay, TICK_S) if close else delay
 
     def _begin(self, index: int) -> None:
-        now = time.perf_counter() - self._start
+        now = self._now()
         self.recorder.sent[index] = now
         if self._open >= self._max_open:
             refused = Answer(Outcome.LOST, {}, detail="client: too many requests open")
@@ -97,7 +100,7 @@ class _Sender:
 
     def _end(self, index: int, sample: int, answer: Answer) -> None:
         try:
-            self.recorder.record(index, time.perf_counter() - self._start, answer, self._score(sample, answer))
+            self.recorder.record(index, self._now(), answer, self._score(sample, answer))
         finally:
             self._open -= 1
             if not self._open:

@@ -14,7 +14,7 @@ MAX_STOLEN = 0.05  # of the CPU time
 
 
 class MachineNoise:
-    """Looked at before, between and after the blocks of a scenario. times, jitter: ways to look, for tests."""
+    """Looked at after the search for the capacity, and around each block. times, jitter: ways to look, for tests."""
 
     def __init__(
         self,
@@ -44,5 +44,5 @@ class MachineNoise:
                 f"the {deadline_s * 1e3:.0f} ms deadline: other work runs beside the test"
             )
         if self.stolen > MAX_STOLEN:
-            found.append(f"the hypervisor gave {self.stolen:.0%} of this machine's CPU time to others during a block")
+            found.append(f"the hypervisor gave {self.stolen:.0%} of this machine's CPU time to others during the test")
         return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import psutil
 
@@ -25,30 +25,31 @@ def family(pid: int) -> list[psutil.Process]:
 
 def cpu_seconds(pid: int) -> float:
     """User and system time of the family so far, children it has reaped included."""
-    total = 0.0
-    for process in family(pid):
-        with contextlib.suppress(psutil.Error):
-            times = process.cpu_times()
-            total += times.user + times.system
-    return total
+    return _total(family(pid), _cpu_seconds)
+
+
+def _cpu_seconds(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
 
 
 def memory_mib(pid: int) -> float:
     """Resident memory of the family, shared pages split among those who share them (PSS) where the kernel tells."""
-    total = 0.0
-    for process in family(pid):
-        with contextlib.suppress(psutil.Error):
-            total += process.memory_full_info().pss
-    return total / 2**20
+    return _total(family(pid), lambda process: process.memory_full_info().pss) / 2**20
 
 
 def resident_mib(processes: Iterable[psutil.Process]) -> float:
     """Sum of their resident sizes; a page that several share counts in each. A hundredth of what PSS costs."""
-    total = 0
+    return _total(processes, lambda process: process.memory_info().rss) / 2**20
+
+
+def _total(processes: Iterable[psutil.Process], of: Callable[[psutil.Process], float]) -> float:
+    """Over those that still run and may be asked."""
+    total = 0.0
     for process in processes:
         with contextlib.suppress(psutil.Error):
-            total += process.memory_info().rss
-    return total / 2**20
+            total += of(process)
+    return total
 
 
 def end(pid: int, patience_s: float = 40.0) -> None:

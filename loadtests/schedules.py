@@ -64,6 +64,8 @@ def replay(path: Path, speed: float = 1.0) -> Times:
     """
     times: list[float] = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        if not line.strip():
+            continue
         try:
             times.append(float(json.loads(line)["t"]))
         except (ValueError, KeyError, TypeError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -63,11 +64,9 @@ class Session:
         plan = generator.Plan(times, samples, deadlines)
         client = self.connect(variants)
         try:
-            if self._pid is None:
-                return replace(await generator.run(plan, client, self.scorer, progress), variant=chosen)
-            with MemoryWatch(self._pid) as watch:
+            with nullcontext() if self._pid is None else MemoryWatch(self._pid) as watch:
                 run = await generator.run(plan, client, self.scorer, progress)
-            return replace(run, variant=chosen, memory=watch.since(run.began))
+            return replace(run, variant=chosen, memory=watch.since(run.began) if watch else None)
         finally:
             await client.close()
 

@@ -6,7 +6,6 @@ import contextlib
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,8 +16,11 @@ from typing import Any
 
 import httpx
 
+from service.launcher.ray_environment import FIRST_PORT, is_free
+
 START_TIMEOUT_S = 180.0
-PORTS = range(4_000, 9_990)  # below the blocks of the replicas, see service.launcher.ray_environment
+NEIGHBOURS = 3  # a peer takes the two ports behind its own as well
+PORTS = range(4_000, FIRST_PORT - NEIGHBOURS)  # below the blocks of the replicas
 
 
 class TargetError(RuntimeError):
@@ -67,18 +69,9 @@ def free_port() -> int:
     One of those may be gone again before a server that takes seconds to start binds it. Raises OSError.
     """
     for port in random.sample(PORTS, len(PORTS)):
-        if all(_is_free(each) for each in range(port, port + 3)):
+        if all(map(is_free, range(port, port + NEIGHBOURS))):
             return port
     raise OSError(f"no free ports between {PORTS.start} and {PORTS.stop}")
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
 
 
 @contextlib.contextmanager

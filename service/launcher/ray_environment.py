@@ -98,7 +98,7 @@ def port_block(http_port: int) -> int:
     """
     for first in _blocks(http_port):
         replicas = (first, first + 1, first + REPLICA_PORTS)
-        if all(map(_is_free, _own_ports(first))) and not any(is_listening("127.0.0.1", port) for port in replicas):
+        if all(map(is_free, _own_ports(first))) and not any(is_listening("127.0.0.1", port) for port in replicas):
             return first
     raise OSError("no free block of ports for the replicas")
 
@@ -107,7 +107,7 @@ def _own_ports(block: int) -> range:
     return range(block + 2 * REPLICA_PORTS, block + BLOCK)
 
 
-def _is_free(port: int) -> bool:
+def is_free(port: int) -> bool:
     """On every address: Ray Serve's proxies bind to all of them."""
     family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
     with closing(socket.socket(family)) as probe:

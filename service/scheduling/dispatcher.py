@@ -68,9 +68,9 @@ class Dispatcher:
 
     def delay_s(self, timeout_s: float) -> float:
         """Seconds that an answer takes at least beside its computation: until a worker is free, and back."""
-        ends = sorted([running.expected_end_s for running in self._running])
-        ahead = len(ends) - self._workers.num_workers
-        busy_s = max(0.0, ends[ahead] - self._clock()) if ahead >= 0 else 0.0
+        busy_s = 0.0
+        if len(self._running) >= self._workers.num_workers:
+            busy_s = max(0.0, min([running.expected_end_s for running in self._running]) - self._clock())
         return busy_s + self.reply.of(timeout_s)
 
     def wake(self) -> None:

@@ -218,7 +218,7 @@ class Times:
         return iter((self.user, self.idle, self.steal))
 
 
-def test_what_the_hypervisor_takes_during_a_block_makes_a_run_noisy_and_what_it_took_before_does_not() -> None:
+def test_what_the_hypervisor_takes_during_a_test_makes_a_run_noisy_and_what_it_took_before_does_not() -> None:
     times = iter([Times(0, 0, 50), Times(80, 16, 54), Times(170, 22, 58), Times(260, 22, 68)])
     machine = MachineNoise(lambda: next(times), lambda: 0.001)
     machine.look()

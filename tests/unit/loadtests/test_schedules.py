@@ -50,3 +50,8 @@ def test_a_trace_that_goes_back_in_time_is_refused(tmp_path: Path) -> None:
     (tmp_path / "bad.jsonl").write_text('{"t": 1.0}\n{"t": 0.5}\n')
     with pytest.raises(ValueError, match=r"bad.jsonl, line 2: .* must ascend"):
         schedules.replay(tmp_path / "bad.jsonl")
+
+
+def test_empty_lines_of_a_trace_are_no_arrivals(tmp_path: Path) -> None:
+    (tmp_path / "gaps.jsonl").write_text('{"t": 0.5}\n\n{"t": 1.0}\n\n')
+    assert list(schedules.replay(tmp_path / "gaps.jsonl")) == [0.5, 1.0]
